@@ -1,0 +1,62 @@
+"""The event: one verified occurrence, as a trigger's handler sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Generic
+
+from typing_extensions import TypeVar
+
+P = TypeVar("P", default=Any)
+
+
+class EventStatus(StrEnum):
+    """Where an event stands; the last two are final."""
+
+    PENDING = "pending"
+    PROCESSING = "processing"
+    DEFERRED = "deferred"
+    FAILED = "failed"
+    COMPLETED = "completed"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TriggerEvent(Generic[P]):
+    """What a handler is called with.
+
+    Attributes:
+        id: The event's id.
+        trigger_id: Which trigger took it.
+        kind: `webhook`.
+        status: Where it stands while the handler runs.
+        payload: The parsed body, or an instance of the trigger's model.
+        headers: By lower-case name, without signatures and credentials.
+        body: The bytes as they came.
+        idempotency_key: Under which a second delivery is known as one.
+        attempt: Failed attempts of the handler so far, plus one.
+        received_at: When it came, in UTC.
+        traceparent: W3C trace context of the sender.
+        tracestate: W3C trace state of the sender.
+    """
+
+    id: str
+    trigger_id: str
+    kind: str
+    status: EventStatus
+    payload: P
+    headers: Mapping[str, str]
+    body: bytes
+    idempotency_key: str | None
+    attempt: int
+    received_at: datetime
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookEvent(TriggerEvent[P]):
+    """An event that came over HTTP."""

@@ -1,0 +1,111 @@
+"""Verifying: does this delivery come from who it says it comes from?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from netscript_workers.errors import ConfigurationError, nearest
+
+
+@dataclass(frozen=True, slots=True)
+class RawRequest:
+    """A request as it came off the wire.
+
+    Attributes:
+        method: In upper case.
+        path: Without the query.
+        headers: Lower-case names and values, in order, repeated ones repeated.
+        body: The exact bytes.
+    """
+
+    method: str
+    path: str
+    headers: Sequence[tuple[bytes, bytes]]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a signature proves.
+
+    Attributes:
+        signed: The bytes that the signature covers.
+        delivery_id: The sender's id for this delivery, if it gives one.
+        id_signed: Whether the signature covers that id.
+    """
+
+    signed: bytes
+    delivery_id: str | None = None
+    id_signed: bool = False
+
+
+@runtime_checkable
+class Verifier(Protocol):
+    """Checks deliveries of one scheme, and signs them for tests."""
+
+    @property
+    def name(self) -> str:
+        """For lists and logs."""
+        ...
+
+    @property
+    def needs_secret(self) -> bool:
+        """Whether it refuses everything without a secret."""
+        ...
+
+    @property
+    def private_headers(self) -> frozenset[str]:
+        """Lower-case names of headers that are never stored or shown."""
+        ...
+
+    def verify(self, request: RawRequest, secrets: Sequence[bytes], now: float) -> Verified:
+        """Check a request against the secrets in force.
+
+        Args:
+            request: As it came.
+            secrets: Each is accepted; empty refuses.
+            now: Seconds since the epoch.
+
+        Raises:
+            VerificationError: It is not proven. Nothing else is ever raised.
+        """
+        ...
+
+    def sign(self, body: bytes, secret: bytes, now: float) -> Mapping[str, str]:
+        """Return the headers with which a sender would send this body."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryVerifier:
+    """Accepts anything; for development only."""
+
+    name: str = "memory"
+    needs_secret: bool = False
+    private_headers: frozenset[str] = frozenset()
+
+    def verify(self, request: RawRequest, secrets: Sequence[bytes], now: float) -> Verified:  # noqa: ARG002
+        """Accept."""
+        return Verified(signed=request.body)
+
+    def sign(self, body: bytes, secret: bytes, now: float) -> Mapping[str, str]:  # noqa: ARG002
+        """Sign with nothing."""
+        return {}
+
+
+def verifier_named(name: str) -> Verifier:
+    """Return a preset.
+
+    Raises:
+        ConfigurationError: There is no such preset; the message lists those there are.
+    """
+    from netscript_triggers.verifiers.hmac import PRESETS  # noqa: PLC0415 - it builds on this room
+
+    known: dict[str, Verifier] = {**PRESETS, "memory": MemoryVerifier()}
+    if name in known:
+        return known[name]
+    close = nearest(name, known)
+    hint = f'Did you mean "{close}"?' if close else f"There are: {', '.join(sorted(known))}."
+    raise ConfigurationError(f'There is no verifier "{name}" in this version.', hint=hint)

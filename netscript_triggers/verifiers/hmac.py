@@ -1,0 +1,129 @@
+"""HMAC over the raw body: the scheme of most senders."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from netscript_triggers.verifiers import RawRequest, Verified, Verifier
+from netscript_workers.errors import ConfigurationError, VerificationError
+
+Algorithm: TypeAlias = Literal["sha256", "sha1", "sha512"]
+
+_DIGEST_BYTES: dict[str, int] = {"sha256": 32, "sha1": 20, "sha512": 64}
+
+
+@dataclass(frozen=True, slots=True)
+class HmacVerifier:
+    """Checks an HMAC (RFC 2104) of the raw body, in hex or base64.
+
+    The algorithm is the configuration's; a request can't choose another.
+
+    Args:
+        algorithm: `sha256`, `sha1` or `sha512`.
+        headers: Where the signature may stand; the first of them that is there counts.
+        prefix: May stand before the signature, as in `sha256=…`.
+        id_headers: Where the delivery's id may stand. It is not covered by the signature.
+        name: For lists and logs.
+    """
+
+    algorithm: Algorithm = "sha256"
+    headers: tuple[str, ...] = ("X-NetScript-Signature", "X-Signature-256", "X-Hub-Signature-256")
+    prefix: str = "sha256="
+    id_headers: tuple[str, ...] = ("X-Idempotency-Key", "Idempotency-Key")
+    name: str = "hmac"
+
+    def __post_init__(self) -> None:
+        """Refuse what can't verify anything."""
+        if self.algorithm not in _DIGEST_BYTES:
+            raise ConfigurationError(
+                f"HmacVerifier(algorithm={self.algorithm!r}) is not known.",
+                hint=f"Use one of {', '.join(_DIGEST_BYTES)}.",
+            )
+        if not self.headers:
+            raise ConfigurationError("HmacVerifier(headers=()) has no header to read.")
+
+    @property
+    def needs_secret(self) -> bool:
+        """Always: without one everything is refused."""
+        return True
+
+    @property
+    def private_headers(self) -> frozenset[str]:
+        """The signature's headers."""
+        return frozenset(header.lower() for header in self.headers)
+
+    def verify(self, request: RawRequest, secrets: Sequence[bytes], now: float) -> Verified:  # noqa: ARG002
+        """Check the signature, in constant time, against each secret.
+
+        Raises:
+            VerificationError: It is missing, repeated, malformed or wrong, or there is no secret.
+        """
+        if not secrets:
+            raise VerificationError("secret-missing")
+        given = _first(request.headers, self.headers)
+        if given is None:
+            raise VerificationError("signature-missing")
+        signature = self._decode(given)
+        matches = False
+        for secret in secrets:
+            expected = hmac.digest(secret, request.body, self.algorithm)
+            matches |= hmac.compare_digest(expected, signature)
+        if not matches:
+            raise VerificationError("signature-mismatch")
+        delivery_id = _first(request.headers, self.id_headers)
+        return Verified(
+            signed=request.body,
+            delivery_id=None if delivery_id is None else delivery_id.decode("latin-1"),
+        )
+
+    def sign(self, body: bytes, secret: bytes, now: float) -> Mapping[str, str]:  # noqa: ARG002
+        """Sign as a sender would, in hex with the prefix."""
+        digest = hmac.new(secret, body, getattr(hashlib, self.algorithm)).hexdigest()
+        return {self.headers[0]: f"{self.prefix}{digest}"}
+
+    def _decode(self, given: bytes) -> bytes:
+        """Read hex or base64; their lengths tell them apart."""
+        text = given.removeprefix(self.prefix.encode())
+        size = _DIGEST_BYTES[self.algorithm]
+        try:
+            if len(text) == 2 * size:
+                return binascii.unhexlify(text)
+            signature = base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError):
+            raise VerificationError("signature-malformed") from None
+        if len(signature) != size:
+            raise VerificationError("signature-malformed")
+        return signature
+
+
+def _first(headers: Sequence[tuple[bytes, bytes]], names: Sequence[str]) -> bytes | None:
+    """Return the value of the first of these headers that is there.
+
+    Raises:
+        VerificationError: It is there twice: which one the sender meant can't be known.
+    """
+    for name in names:
+        wanted = name.lower().encode()
+        values = [value for key, value in headers if key == wanted]
+        if len(values) > 1:
+            raise VerificationError("header-repeated")
+        if values:
+            return values[0].strip()
+    return None
+
+
+PRESETS: dict[str, Verifier] = {
+    "hmac-sha256": HmacVerifier(name="hmac-sha256"),
+    "hmac-sha1": HmacVerifier(
+        algorithm="sha1", headers=("X-Hub-Signature",), prefix="sha1=", name="hmac-sha1"
+    ),
+    "hmac-sha512": HmacVerifier(
+        algorithm="sha512", headers=("X-Signature-512",), prefix="sha512=", name="hmac-sha512"
+    ),
+}

@@ -1,0 +1,239 @@
+"""Webhook definitions: `@webhook` and `define_webhook`."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol, TypedDict
+
+from pydantic import PydanticSchemaGenerationError, TypeAdapter
+from typing_extensions import Required, TypeVar, Unpack
+
+from netscript_triggers.definitions import Actions, Dedupe, Dispatch, WebhookDefinition
+from netscript_triggers.verifiers import Verifier, verifier_named
+from netscript_workers.errors import ConfigurationError
+from netscript_workers.retries import Retry
+
+R = TypeVar("R", bound=Actions | Awaitable[Actions])
+
+DEFAULT_RETRY = Retry(max_attempts=8, initial_delay=1.0, max_delay=300.0)
+DEFAULT_MAX_BODY = 1_048_576
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+_PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+")
+_METHODS = frozenset({"POST", "PUT", "PATCH"})
+_RESERVED = ("/api", "/health", "/metrics")
+
+
+class WebhookOptions(TypedDict, total=False):
+    """The options of a webhook; `define_webhook` says what each means."""
+
+    id: Required[str]
+    path: Required[str]
+    verifier: Required[str | Verifier]
+    secret_env: str | Sequence[str] | None
+    model: Any
+    methods: Sequence[str]
+    dispatch: Dispatch
+    dedupe: Dedupe
+    events: Sequence[str]
+    parse: str
+    tolerance: float
+    max_body: int
+    retry: Retry
+    description: str | None
+
+
+class _Decorator(Protocol):
+    def __call__(self, handler: Callable[..., R], /) -> WebhookDefinition[R]: ...
+
+
+def webhook(**options: Unpack[WebhookOptions]) -> _Decorator:
+    """Make a webhook of a function that takes an event and returns actions.
+
+    Args:
+        **options: Those of `define_webhook`.
+
+    Raises:
+        ConfigurationError: The handler or an option can't work.
+    """
+
+    def decorate(handler: Callable[..., R], /) -> WebhookDefinition[R]:
+        return define_webhook(handler, **options)
+
+    return decorate
+
+
+def define_webhook(
+    handler: Callable[..., R], **options: Unpack[WebhookOptions]
+) -> WebhookDefinition[R]:
+    """Make a webhook; the functional form of `@webhook`.
+
+    Args:
+        handler: A `def` or `async def` function of an event (and a `TriggerContext`, if it takes
+            two arguments). It returns a list of actions, one action or None; what it raises fails
+            the event, which is then tried again.
+        **options:
+            id: Unique in the project.
+            path: Where it listens, such as `/webhooks/payment`.
+            verifier: A preset's name, such as `hmac-sha256`, or a verifier object.
+            secret_env: The environment variable (or several) that holds the secret, read at each
+                request. A variable may hold several secrets separated by blanks; each is accepted.
+            model: The payload's type; a Pydantic model, dataclass or TypedDict.
+            methods: HTTP methods; `("POST",)`.
+            dispatch: `"inline"` runs the handler before the answer, in one transaction with the
+                event; `"background"` answers first.
+            dedupe: `"auto"` takes the delivery's id, or without one the signed bytes, as the
+                event's key; `"id"` only an id; None takes every delivery for a new event.
+            events: An event type filter.
+            parse: How the body is read; `"json"`.
+            tolerance: Seconds that a signed timestamp may be off, for schemes that have one.
+            max_body: Bytes a body may have, 1 MiB by default.
+            retry: How often and how soon a failing handler is tried again.
+            description: By default the first line of the handler's docstring.
+
+    Raises:
+        ConfigurationError: The handler or an option can't work.
+    """
+    return _define(handler, **options)
+
+
+def _define(
+    handler: Callable[..., Any],
+    *,
+    id: str,  # noqa: A002 - the contract's name
+    path: str,
+    verifier: str | Verifier,
+    secret_env: str | Sequence[str] | None = None,
+    model: Any = None,
+    methods: Sequence[str] = ("POST",),
+    dispatch: Dispatch = "inline",
+    dedupe: Dedupe = "auto",
+    events: Sequence[str] = (),
+    parse: str = "json",
+    tolerance: float = 300.0,
+    max_body: int = DEFAULT_MAX_BODY,
+    retry: Retry = DEFAULT_RETRY,
+    description: str | None = None,
+) -> WebhookDefinition[Any]:
+    owner = f'webhook "{id}"'
+    if not _ID.fullmatch(id):
+        raise ConfigurationError(
+            f"The webhook id {id!r} can't be used.",
+            hint="Use letters, digits and . _ : - , at most 128, a letter or digit first.",
+        )
+    _check_path(path, owner)
+    _check_available(owner, events=events, parse=parse)
+    checked = verifier_named(verifier) if isinstance(verifier, str) else verifier
+    names = _secret_names(secret_env, checked, owner)
+    upper = tuple(method.upper() for method in methods)
+    if not upper or not set(upper) <= _METHODS:
+        raise ConfigurationError(
+            f"{owner}: methods={tuple(methods)!r} can't be used.",
+            hint=f"Use some of {', '.join(sorted(_METHODS))}.",
+        )
+    if dispatch not in ("inline", "background") or dedupe not in ("auto", "id", None):
+        raise ConfigurationError(
+            f"{owner}: dispatch={dispatch!r}, dedupe={dedupe!r} can't be used.",
+            hint='dispatch is "inline" or "background"; dedupe is "auto", "id" or None.',
+        )
+    if max_body < 1 or tolerance <= 0:
+        raise ConfigurationError(f"{owner}: max_body and tolerance must be more than zero.")
+    return WebhookDefinition(
+        handler=handler,
+        id=id,
+        path=path,
+        verifier=checked,
+        secret_env=names,
+        model=_adapter(model, owner),
+        methods=upper,
+        dispatch=dispatch,
+        dedupe=dedupe,
+        tolerance=tolerance,
+        max_body=max_body,
+        retry=retry,
+        description=description if description is not None else _first_line(handler),
+        takes_context=_takes_context(handler, owner),
+        is_async=inspect.iscoroutinefunction(inspect.unwrap(handler)),
+        source=f"{getattr(handler, '__module__', '?')}.{getattr(handler, '__qualname__', '?')}",
+    )
+
+
+def _check_path(path: str, owner: str) -> None:
+    if "{" in path:
+        raise ConfigurationError(
+            f"{owner}: path parameters are not available in this version.",
+            hint="Write one webhook per path.",
+        )
+    if not _PATH.fullmatch(path) or any(part in {".", ".."} for part in path.split("/")):
+        raise ConfigurationError(
+            f"{owner}: the path {path!r} can't be used.",
+            hint="Write it as /webhooks/payment: a slash first, no query, no blanks.",
+        )
+    if any(path == place or path.startswith(f"{place}/") for place in _RESERVED):
+        raise ConfigurationError(
+            f"{owner}: {path} belongs to netscript's own API.", hint="Use /webhooks/…"
+        )
+
+
+def _check_available(owner: str, *, events: Sequence[str], parse: str) -> None:
+    if events:
+        raise ConfigurationError(
+            f"{owner}: events= is not available in this version.",
+            hint="Return no actions for events that don't matter.",
+        )
+    if parse != "json":
+        raise ConfigurationError(
+            f"{owner}: parse={parse!r} is not available in this version.", hint='Use "json".'
+        )
+
+
+def _secret_names(
+    secret_env: str | Sequence[str] | None, verifier: Verifier, owner: str
+) -> tuple[str, ...]:
+    if callable(secret_env):
+        raise ConfigurationError(
+            f"{owner}: a callable secret_env is not available in this version.",
+            hint="Name one variable or a list of them.",
+        )
+    names = (secret_env,) if isinstance(secret_env, str) else tuple(secret_env or ())
+    if verifier.needs_secret and not all(names) or (verifier.needs_secret and not names):
+        raise ConfigurationError(
+            f"{owner}: the verifier {verifier.name} needs a secret.",
+            hint='Name the variable that holds it, as in secret_env="WEBHOOK_SECRET".',
+        )
+    return names
+
+
+def _adapter(model: Any, owner: str) -> TypeAdapter[Any] | None:
+    if model is None:
+        return None
+    try:
+        return TypeAdapter(model)
+    except PydanticSchemaGenerationError as error:
+        raise ConfigurationError(
+            f"{owner}: the model {model!r} can't be validated.",
+            hint="Use a Pydantic model, a dataclass or a TypedDict.",
+        ) from error
+
+
+def _takes_context(handler: Callable[..., Any], owner: str) -> bool:
+    if isinstance(handler, WebhookDefinition) or not callable(handler):
+        raise ConfigurationError(f"{owner}: the handler must be a function.")
+    signature = inspect.signature(handler)
+    for count in (1, 2):
+        try:
+            signature.bind(*range(count))
+        except TypeError:
+            continue
+        return count == 2  # noqa: PLR2004 - event and context
+    raise ConfigurationError(
+        f"{owner}: the handler must take the event (and may take a context).",
+        hint="Write it as: def handler(event: WebhookEvent).",
+    )
+
+
+def _first_line(handler: Callable[..., Any]) -> str | None:
+    doc = inspect.getdoc(handler)
+    return doc.strip().splitlines()[0] if doc and doc.strip() else None

@@ -1,0 +1,230 @@
+"""Actions: what handlers return, as plain data; `enqueue_job` is the first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Generic, Literal, Protocol, TypeAlias
+
+from typing_extensions import TypeVar
+
+from netscript_workers.clock import MAX_MICROS, MICROSECONDS, to_micros
+from netscript_workers.domain import NewExecution, TriggeredBy
+from netscript_workers.errors import ConfigurationError, PayloadInvalidError
+from netscript_workers.ids import new_id
+from netscript_workers.jobs import JobDefinition, check_priority
+
+P = TypeVar("P", default=Any)
+
+IdempotencyMode: TypeAlias = Literal["once", "while_pending", "replace", "rerun_if_running"]
+
+MAX_KEY_LENGTH = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnqueueJob(Generic[P]):
+    """Run a job. Pure data: nothing happens until it is stored."""
+
+    job: JobDefinition[P, Any] | str
+    payload: P | Mapping[str, Any] | None
+    idempotency_key: str | None
+    concurrency_key: str | None
+    priority: int | None
+    delay: float | None
+    run_at: datetime | None
+    correlation_id: str | None
+    topic: str | None
+
+    @property
+    def job_id(self) -> str:
+        """The id of the job, however it was named."""
+        return self.job if isinstance(self.job, str) else self.job.id
+
+
+def enqueue_job(
+    job: JobDefinition[P, Any] | str,
+    payload: P | Mapping[str, Any] | None = None,
+    idempotency_key: str | None = None,
+    concurrency_key: str | None = None,
+    priority: int | None = None,
+    delay: float | timedelta | None = None,
+    run_at: datetime | None = None,
+    correlation_id: str | None = None,
+    topic: str | None = None,
+    idempotency: IdempotencyMode = "once",
+    max_wait: float | None = None,
+) -> EnqueueJob[P]:
+    """Ask for a job to be run.
+
+    Args:
+        job: The definition, or the id of a job that some process has registered.
+        payload: An instance of the job's payload model, or a mapping that validates as one.
+        idempotency_key: A second enqueue of the job with this key, within the window of 72 hours
+            (`NETSCRIPT_IDEMPOTENCY_HOURS`), creates nothing and yields the first one's id.
+        concurrency_key: Executions that share it, of whatever job, never overlap.
+        priority: 0 to 100, higher first; by default the job's.
+        delay: Seconds from now.
+        run_at: The instant to run it; a naive datetime is taken as UTC, one that is past is now.
+        correlation_id: Ties together what one cause has led to.
+        topic: By default the job's.
+        idempotency: What the key does; `once` is what this version knows.
+        max_wait: Belongs to `idempotency="replace"`.
+
+    Raises:
+        ConfigurationError: A value can't be meant.
+    """
+    owner = f'enqueue_job("{job if isinstance(job, str) else job.id}")'
+    if not isinstance(job, (str, JobDefinition)):  # pyright: ignore[reportUnnecessaryIsInstance] - a plain function is the usual slip
+        raise ConfigurationError(
+            f"enqueue_job takes a job or a job's id, not {job!r}.", hint="Decorate it with @job."
+        )
+    if idempotency != "once" or max_wait is not None:
+        raise ConfigurationError(
+            f'{owner}: only idempotency="once" is available in this version.', hint="Leave it out."
+        )
+    if delay is not None and run_at is not None:
+        raise ConfigurationError(f"{owner}: give delay or run_at, not both.")
+    seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
+    if seconds is not None and not (math.isfinite(seconds) and 0 <= seconds < MAX_MICROS / 2e6):
+        raise ConfigurationError(f"{owner}: delay={delay!r} must be zero or more seconds.")
+    if priority is not None:
+        check_priority(priority, owner)
+    check_key(idempotency_key, "idempotency_key", owner)
+    check_key(concurrency_key, "concurrency_key", owner)
+    check_key(correlation_id, "correlation_id", owner)
+    check_key(topic, "topic", owner)
+    return EnqueueJob(
+        job=job,
+        payload=payload,
+        idempotency_key=idempotency_key,
+        concurrency_key=concurrency_key,
+        priority=priority,
+        delay=None if seconds is None else float(seconds),
+        run_at=run_at,
+        correlation_id=correlation_id,
+        topic=topic,
+    )
+
+
+def check_key(key: str | None, name: str, owner: str) -> None:
+    """Refuse a key that not every database can hold.
+
+    Raises:
+        ConfigurationError: It is no text, empty, longer than 512 characters, or holds a NUL or a
+            lone surrogate.
+    """
+    if key is None:
+        return
+    if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance] - often a number out of a payload
+        raise ConfigurationError(
+            f"{owner}: {name}={key!r} must be text.", hint=f"Write {name}=str(...)."
+        )
+    if not key or len(key) > MAX_KEY_LENGTH:
+        raise ConfigurationError(
+            f"{owner}: {name} must have 1 to {MAX_KEY_LENGTH} characters, not {len(key)}."
+        )
+    if "\0" in key or any("\ud800" <= char <= "\udfff" for char in key):
+        raise ConfigurationError(f"{owner}: {name} holds a character that can't be stored.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """What leads to executions: an event, a request, another job."""
+
+    triggered_by: TriggeredBy
+    trigger_event_id: str | None = None
+    correlation_id: str | None = None
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+
+class JobCatalog(Protocol):
+    """Knows jobs by id: those of this process, and those that others have registered."""
+
+    def prepare(self, job_id: str, payload: Any) -> PreparedJob:
+        """Check a payload against a job that is named by its id.
+
+        Raises:
+            JobNotFoundError: Nobody has registered it.
+            PayloadInvalidError: Its schema refuses the payload.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedJob:
+    """A job's defaults and one checked payload for it."""
+
+    topic: str
+    priority: int
+    max_attempts: int
+    strict_order: bool
+    payload: str
+    fingerprint: str
+
+
+def prepare(definition: JobDefinition[Any, Any], payload: Any) -> PreparedJob:
+    """Check a payload against a definition at hand.
+
+    Raises:
+        PayloadInvalidError: The model refuses it.
+        PayloadTooLargeError: It is longer than 1 MiB of JSON.
+    """
+    if not definition.enabled:
+        raise PayloadInvalidError(
+            f'The job "{definition.id}" is disabled.', hint="Define it with enabled=True."
+        )
+    text, digest = definition.payload_model.store(payload)
+    return PreparedJob(
+        topic=definition.topic,
+        priority=definition.priority,
+        max_attempts=definition.retry.max_attempts,
+        strict_order=definition.strict_order,
+        payload=text,
+        fingerprint=digest,
+    )
+
+
+def resolve(action: EnqueueJob[Any], catalog: JobCatalog | None, cause: Cause) -> NewExecution:
+    """Turn an action into the execution that will be stored.
+
+    Args:
+        action: What a handler returned.
+        catalog: Where ids are looked up; None where only definitions can be given.
+        cause: What led to it.
+
+    Raises:
+        JobNotFoundError: No process has registered the job.
+        PayloadInvalidError: The job refuses the payload.
+        PayloadTooLargeError: The payload is longer than 1 MiB of JSON.
+        ConfigurationError: The job is named by its id where no catalog is at hand.
+    """
+    if not isinstance(action.job, str):
+        ready = prepare(action.job, action.payload)
+    elif catalog is None:
+        raise ConfigurationError(
+            f'enqueue_job("{action.job}") needs the definition here.', hint="Import the job."
+        )
+    else:
+        ready = catalog.prepare(action.job, action.payload)
+    return NewExecution(
+        id=new_id(),
+        job_id=action.job_id,
+        topic=action.topic or ready.topic,
+        payload=ready.payload,
+        fingerprint=ready.fingerprint,
+        priority=ready.priority if action.priority is None else action.priority,
+        delay=round((action.delay or 0.0) * MICROSECONDS),
+        run_at=None if action.run_at is None else to_micros(action.run_at),
+        max_attempts=ready.max_attempts,
+        idempotency_key=action.idempotency_key,
+        concurrency_key=action.concurrency_key,
+        strict_order=ready.strict_order,
+        correlation_id=action.correlation_id or cause.correlation_id,
+        traceparent=cause.traceparent,
+        tracestate=cause.tracestate,
+        triggered_by=cause.triggered_by,
+        trigger_event_id=cause.trigger_event_id,
+    )

@@ -1,0 +1,174 @@
+"""The plain values that every room speaks of: statuses, reasons, records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal, TypeAlias
+
+JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
+
+ExecutionKind: TypeAlias = Literal["job", "task"]
+
+RuntimeName: TypeAlias = Literal["in-process", "worker-process", "subprocess", "web-worker"]
+WORKER_RUNTIMES: tuple[RuntimeName, ...] = ("in-process", "worker-process", "subprocess")
+
+DEFAULT_PRIORITY = 50
+MAX_PRIORITY = 100
+
+
+class ExecutionStatus(StrEnum):
+    """Where an execution stands. The first four are live, the last three are final."""
+
+    SCHEDULED = "scheduled"
+    BLOCKED = "blocked"
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+FINAL_STATUSES = frozenset(
+    {ExecutionStatus.COMPLETED, ExecutionStatus.FAILED, ExecutionStatus.CANCELLED}
+)
+
+
+class Reason(StrEnum):
+    """How an execution ended, or why it waits."""
+
+    ERROR = "error"
+    TIMEOUT = "timeout"
+    CRASHED = "crashed"
+    PAYLOAD_REFUSED = "payload refused"
+    RESULT_REFUSED = "result refused"
+    CANCELLED = "cancelled"
+    RETRY = "retry"
+    DELAY = "delay"
+    SNOOZE = "snooze"
+    CONCURRENCY_KEY = "concurrency key"
+    DRAINED = "drained"
+    RESCUED = "rescued"
+
+
+class TriggeredBy(StrEnum):
+    """What caused an execution."""
+
+    WEBHOOK = "webhook"
+    SCHEDULE = "schedule"
+    QUEUE = "queue"
+    FILE_WATCH = "file-watch"
+    MANUAL = "manual"
+    API = "api"
+    JOB = "job"
+    CRON = "cron"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewExecution:
+    """An execution that is about to be stored.
+
+    Attributes:
+        delay: Microseconds from the database's now until it is due; ignored with `run_at`.
+        run_at: The instant it is due, in microseconds since the epoch.
+        fingerprint: SHA-256 over the payload as given, in hex.
+    """
+
+    id: str
+    job_id: str
+    kind: ExecutionKind = "job"
+    topic: str = "default"
+    payload: str
+    fingerprint: str
+    priority: int = DEFAULT_PRIORITY
+    delay: int = 0
+    run_at: int | None = None
+    max_attempts: int = 3
+    idempotency_key: str | None = None
+    concurrency_key: str | None = None
+    strict_order: bool = False
+    correlation_id: str | None = None
+    traceparent: str | None = None
+    tracestate: str | None = None
+    triggered_by: TriggeredBy = TriggeredBy.API
+    trigger_event_id: str | None = None
+    retried_from: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """What became of one enqueue.
+
+    Attributes:
+        execution_id: The execution; the first one's, if this is a duplicate.
+        duplicate: The idempotency key was known, so nothing was stored.
+        conflict: It is a duplicate, and its payload differs from the first one's.
+    """
+
+    execution_id: str
+    duplicate: bool = False
+    conflict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedExecution:
+    """An execution that this worker may run, until its lease ends.
+
+    Attributes:
+        token: Grows with every claim; what is stored for the execution must carry it.
+        losses: How many worker processes died while running it.
+    """
+
+    id: str
+    token: int
+    kind: ExecutionKind
+    job_id: str
+    topic: str
+    payload: str
+    attempt: int
+    max_attempts: int
+    losses: int
+    priority: int
+    concurrency_key: str | None
+    correlation_id: str | None
+    traceparent: str | None
+    tracestate: str | None
+    trigger_event_id: str | None
+    started_at: int
+
+
+class Verdict(StrEnum):
+    """What the end of an attempt means for its execution."""
+
+    COMPLETE = "complete"
+    FAIL = "fail"
+    RETRY = "retry"
+    SNOOZE = "snooze"
+    RELEASE = "release"
+    CANCEL = "cancel"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The end of one attempt, ready to be stored under its token.
+
+    Attributes:
+        reason: How the execution ended, or why it waits.
+        failure: How the attempt failed, for its own record.
+        delay: Seconds until the next attempt, for `retry` and `snooze`.
+        result: JSON text, for `complete` (and `fail`, where the handler gave data).
+        error: One line for people.
+        detail: The traceback, for the record of the attempt.
+        actions: Executions to store in the same transaction, for `complete`.
+    """
+
+    execution_id: str
+    token: int
+    verdict: Verdict
+    reason: Reason | None = None
+    failure: Reason | None = None
+    result: str | None = None
+    error: str | None = None
+    detail: str | None = None
+    delay: float = 0.0
+    actions: tuple[NewExecution, ...] = field(default=())

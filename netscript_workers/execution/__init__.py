@@ -1,0 +1,1 @@
+"""Running one execution, whatever stores it."""

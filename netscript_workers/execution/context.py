@@ -1,0 +1,176 @@
+"""The live side of a job's context: steps, progress and log lines of one attempt."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, get_type_hints
+
+from pydantic import TypeAdapter
+
+from netscript_workers.clock import SYSTEM_CLOCK
+from netscript_workers.context import JobContext
+from netscript_workers.domain import ClaimedExecution
+from netscript_workers.errors import DuplicateStepError, ResultInvalidError, WorkerFencedError
+from netscript_workers.execution.outcome import storable
+from netscript_workers.jobs import JobDefinition
+from netscript_workers.payloads import to_stored_json
+
+MAX_LOG_LINES = 200
+MAX_LOG_CHARS = 2_000
+# Progress is for eyes: more often than this nobody could tell.
+_PROGRESS_SECONDS = 0.1
+_MISSING = object()
+
+
+class Journal(Protocol):
+    """Where an attempt's steps, progress and log lines are kept."""
+
+    async def load_steps(self, claim: ClaimedExecution) -> Mapping[str, str]:
+        """Return the finished steps of earlier attempts: JSON by name."""
+        ...
+
+    async def save_step(self, claim: ClaimedExecution, name: str, value: str) -> bool:
+        """Store a finished step; False if the attempt is no longer the current one."""
+        ...
+
+    def save_progress(self, claim: ClaimedExecution, percent: float, message: str | None) -> None:
+        """Show progress soon."""
+        ...
+
+    def save_log(self, claim: ClaimedExecution, at: int, level: str, message: str) -> None:
+        """Keep a log line soon."""
+        ...
+
+
+class AttemptPort:
+    """Serves the context of one attempt. Lives on the worker's loop."""
+
+    def __init__(self, claim: ClaimedExecution, journal: Journal) -> None:
+        """Serve this claim."""
+        self._claim = claim
+        self._journal = journal
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._stored: Mapping[str, str] | None = None
+        self._named: set[str] = set()
+        self._shown_at = float("-inf")
+        self._unshown: tuple[float, str | None] | None = None
+
+    def foreign_loop(self) -> asyncio.AbstractEventLoop | None:
+        """Return the loop, if the caller runs in another thread."""
+        return None if threading.get_ident() == self._thread else self._loop
+
+    async def report_progress(self, percent: float, message: str | None) -> None:
+        """Show progress, at most ten times a second; the last one is always shown."""
+        clean = None if message is None else storable(message, MAX_LOG_CHARS)
+        now = time.monotonic()
+        if now - self._shown_at < _PROGRESS_SECONDS:
+            self._unshown = (percent, clean)
+            return
+        self._shown_at, self._unshown = now, None
+        self._journal.save_progress(self._claim, percent, clean)
+
+    def flush(self) -> None:
+        """Show the progress that was held back."""
+        if self._unshown is not None:
+            self._journal.save_progress(self._claim, *self._unshown)
+            self._unshown = None
+
+    async def step(self, name: str, fn: Callable[[], Any], declared: Callable[..., Any]) -> Any:
+        """Return the stored result of this step, or run it and store its result."""
+        if name in self._named:
+            raise DuplicateStepError(
+                f'The step "{name}" ran in this attempt already.',
+                hint="Give each step of an attempt its own name.",
+            )
+        self._named.add(name)
+        if self._stored is None:
+            self._stored = await self._journal.load_steps(self._claim)
+        stored = self._stored.get(name, _MISSING)
+        if isinstance(stored, str):
+            return _restore(stored, declared)
+        value = await _call(fn, declared)
+        try:
+            kept = to_stored_json(value)
+        except ValueError as error:
+            raise ResultInvalidError(f'The result of the step "{name}": {error}') from error
+        if not await self._journal.save_step(self._claim, name, kept):
+            raise WorkerFencedError("This attempt is no longer the current one.")
+        return value
+
+
+async def _call(fn: Callable[[], Any], declared: Callable[..., Any]) -> Any:
+    if inspect.iscoroutinefunction(inspect.unwrap(declared)):
+        return await fn()
+    value = await asyncio.to_thread(fn)
+    return await value if inspect.isawaitable(value) else value
+
+
+def _restore(stored: str, declared: Callable[..., Any]) -> Any:
+    """Give back the type that the function is annotated to return, where it says one."""
+    try:
+        returned = get_type_hints(declared).get("return", Any)
+    except (TypeError, NameError):  # a builtin or a partial; or names only its module knows
+        returned = Any
+    value = json.loads(stored)
+    return value if returned is Any else TypeAdapter(returned).validate_python(value)
+
+
+class _JournalLogger(logging.LoggerAdapter[logging.Logger]):
+    """Logs as usual, and keeps the first lines with the execution."""
+
+    def __init__(self, claim: ClaimedExecution, journal: Journal) -> None:
+        facts = {"execution_id": claim.id, "job_id": claim.job_id, "attempt": claim.attempt}
+        super().__init__(logging.getLogger(f"netscript.jobs.{claim.job_id}"), facts)
+        self._claim = claim
+        self._journal = journal
+        self._left = MAX_LOG_LINES
+
+    def log(self, level: int, msg: object, *args: Any, **kwargs: Any) -> None:
+        if self._left > 0 and level >= logging.INFO:
+            self._left -= 1
+            line = storable(_format(msg, args), MAX_LOG_CHARS)
+            name = logging.getLevelName(level)
+            self._journal.save_log(self._claim, SYSTEM_CLOCK.now(), name, line)
+        if self.isEnabledFor(level):
+            # One frame more than the base class, for %(funcName)s of the caller.
+            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
+            super().log(level, msg, *args, **kwargs)
+
+
+def _format(msg: object, args: tuple[Any, ...]) -> str:
+    try:
+        return str(msg) % args if args else str(msg)
+    except (TypeError, ValueError):
+        return f"{msg} {args}"
+
+
+def make_context(
+    job: JobDefinition[Any, Any],
+    claim: ClaimedExecution,
+    payload: Any,
+    port: AttemptPort,
+    journal: Journal,
+    cancel_event: asyncio.Event,
+) -> JobContext[Any]:
+    """Return what the handler is called with."""
+    return JobContext(
+        id=claim.id,
+        job=job,
+        payload=payload,
+        attempt=claim.attempt,
+        max_attempts=claim.max_attempts,
+        fence_token=claim.token,
+        correlation_id=claim.correlation_id,
+        traceparent=claim.traceparent,
+        tracestate=claim.tracestate,
+        log=_JournalLogger(claim, journal),
+        port=port,
+        cancel_event=cancel_event,
+    )

@@ -1,0 +1,177 @@
+"""The in-process runner: async handlers on the worker's loop, `def` handlers in threads."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from netscript_workers.actions import JobCatalog
+from netscript_workers.context import JobContext
+from netscript_workers.domain import ClaimedExecution, Outcome
+from netscript_workers.errors import PayloadInvalidError, Snooze
+from netscript_workers.execution.context import AttemptPort, Journal, make_context
+from netscript_workers.execution.outcome import (
+    Drained,
+    Ending,
+    Raised,
+    Refused,
+    Returned,
+    Snoozed,
+    TimedOut,
+    conclude,
+)
+from netscript_workers.jobs import JobDefinition
+
+
+@dataclass(slots=True)
+class _Attempt:
+    claim: ClaimedExecution
+    job: JobDefinition[Any, Any]
+    cancel_event: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+    dropped: bool = False
+
+
+class InProcessRunner:
+    """Runs executions inside this process. Its methods are called on the loop's thread."""
+
+    def __init__(
+        self,
+        jobs: Mapping[str, JobDefinition[Any, Any]],
+        journal: Journal,
+        on_end: Callable[[ClaimedExecution, Outcome | None], None],
+        *,
+        threads: int,
+        catalog: JobCatalog | None = None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            jobs: The jobs by id.
+            journal: Keeps steps, progress and log lines.
+            on_end: Called on the loop with every end; without an outcome where the attempt was
+                dropped and nothing is to be stored.
+            threads: How many `def` handlers can run at once.
+            catalog: Where actions that name a job by its id look it up.
+        """
+        self._jobs = jobs
+        self._journal = journal
+        self._on_end = on_end
+        self._catalog = catalog
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="netscript-job")
+        self._attempts: dict[str, _Attempt] = {}
+
+    @property
+    def running(self) -> int:
+        """How many executions run now."""
+        return len(self._attempts)
+
+    @property
+    def in_threads(self) -> list[str]:
+        """The ids of executions whose handler runs in a thread, which nothing can end."""
+        return [id_ for id_, attempt in self._attempts.items() if not attempt.job.is_async]
+
+    def start(self, claim: ClaimedExecution) -> None:
+        """Run an execution."""
+        attempt = _Attempt(claim, self._jobs[claim.job_id])
+        self._attempts[claim.id] = attempt
+        attempt.task = asyncio.get_running_loop().create_task(self._run(attempt))
+
+    def drain(self) -> None:
+        """End what can be ended; it is stored as not having had its turn."""
+        for attempt in list(self._attempts.values()):
+            attempt.cancel_event.set()
+            if attempt.task is not None and attempt.job.is_async:
+                attempt.task.cancel("drain")
+
+    def drop(self, execution_id: str) -> None:
+        """End an attempt whose end nobody wants to hear of, because others have the execution."""
+        attempt = self._attempts.get(execution_id)
+        if attempt is None:
+            return
+        attempt.dropped = True
+        attempt.cancel_event.set()
+        if attempt.task is not None and attempt.job.is_async:
+            attempt.task.cancel("dropped")
+
+    def drop_all(self) -> None:
+        """Drop every attempt."""
+        for execution_id in list(self._attempts):
+            self.drop(execution_id)
+
+    def close(self) -> None:
+        """Let go of the threads, without waiting for handlers that don't end."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self, attempt: _Attempt) -> None:
+        claim, job = attempt.claim, attempt.job
+        port = AttemptPort(claim, self._journal)
+        try:
+            ending = await self._attempt(attempt, port)
+        except asyncio.CancelledError:
+            ending = Drained()
+        port.flush()
+        del self._attempts[claim.id]
+        outcome = None if attempt.dropped else conclude(job, claim, ending, self._catalog)
+        self._on_end(claim, outcome)
+
+    async def _attempt(self, attempt: _Attempt, port: AttemptPort) -> Ending:
+        claim, job = attempt.claim, attempt.job
+        try:
+            payload = job.payload_model.restore(claim.payload)
+        except PayloadInvalidError as error:
+            return Refused(error)
+        ctx = make_context(job, claim, payload, port, self._journal, attempt.cancel_event)
+        try:
+            if job.is_async:
+                return await self._call_async(attempt, ctx)
+            return await self._call_in_thread(attempt, ctx)
+        except Snooze as snooze:
+            return Snoozed(snooze.seconds)
+        except asyncio.CancelledError as cancelled:
+            if attempt.dropped or cancelled.args in (("drain",), ("dropped",)):
+                raise
+            return Raised(cancelled)  # the handler's own doing
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - its outcome, whatever it is
+            return Raised(error)
+
+    async def _call_async(self, attempt: _Attempt, ctx: JobContext[Any]) -> Ending:
+        timeout = asyncio.timeout(attempt.job.timeout)
+        try:
+            async with timeout:
+                return Returned(await attempt.job.handler(ctx))
+        except TimeoutError:
+            if timeout.expired() and attempt.job.timeout is not None:
+                return TimedOut(attempt.job.timeout)
+            raise
+
+    async def _call_in_thread(self, attempt: _Attempt, ctx: JobContext[Any]) -> Ending:
+        """Wait for the thread, however long it takes: its slot and its key are really in use."""
+        loop = asyncio.get_running_loop()
+        limit = attempt.job.timeout
+        started = time.monotonic()
+        timer = None if limit is None else loop.call_later(limit, attempt.cancel_event.set)
+        try:
+            ending = await asyncio.shield(
+                loop.run_in_executor(self._threads, _call_guarded, attempt.job, ctx)
+            )
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if limit is not None and time.monotonic() - started > limit:
+            return TimedOut(limit)
+        return ending
+
+
+def _call_guarded(job: JobDefinition[Any, Any], ctx: JobContext[Any]) -> Ending:
+    """Call a `def` handler; nothing it raises may reach the future, which can't carry it all."""
+    try:
+        return Returned(job.handler(ctx))
+    except Snooze as snooze:
+        return Snoozed(snooze.seconds)
+    except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler is its outcome too
+        return Raised(error)

@@ -1,0 +1,179 @@
+"""What the end of an attempt means: pure rules, from what happened to what is stored."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from netscript_workers.actions import Cause, JobCatalog, resolve
+from netscript_workers.domain import ClaimedExecution, NewExecution, Outcome, Reason, TriggeredBy, Verdict
+from netscript_workers.errors import NetscriptError, PayloadInvalidError
+from netscript_workers.jobs import JobDefinition
+from netscript_workers.payloads import to_stored_json
+from netscript_workers.results import JobResult
+
+MAX_ERROR_CHARS = 2_000
+MAX_DETAIL_CHARS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """The handler returned."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """The handler raised."""
+
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class TimedOut:
+    """The attempt took longer than the job allows."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Snoozed:
+    """The handler wants to run again later."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """The worker stops, and the attempt did not use itself up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The stored payload does not fit the job any more."""
+
+    error: PayloadInvalidError
+
+
+Ending: TypeAlias = Returned | Raised | TimedOut | Snoozed | Drained | Refused
+
+
+class AttemptTimeoutError(Exception):
+    """An attempt took longer than its job allows; what a retry policy sees of it."""
+
+
+def conclude(
+    job: JobDefinition[Any, Any],
+    claim: ClaimedExecution,
+    ending: Ending,
+    catalog: JobCatalog | None = None,
+) -> Outcome:
+    """Decide what is stored for an attempt that ended so."""
+    match ending:
+        case Returned(value):
+            return _returned(job, claim, value, catalog)
+        case Raised(error):
+            told = f"{type(error).__name__}: {error}".rstrip(": ")
+            return _failure(job, claim, Reason.ERROR, told, error, detail=_trace(error))
+        case TimedOut(seconds):
+            told = f"It took longer than {seconds:g} s."
+            return _failure(job, claim, Reason.TIMEOUT, told, AttemptTimeoutError(told))
+        case Snoozed(seconds):
+            return _outcome(claim, Verdict.SNOOZE, reason=Reason.SNOOZE, delay=seconds)
+        case Drained():
+            return _outcome(claim, Verdict.RELEASE, reason=Reason.DRAINED)
+        case Refused(error):
+            return _final_failure(claim, Reason.PAYLOAD_REFUSED, str(error))
+
+
+def _returned(
+    job: JobDefinition[Any, Any], claim: ClaimedExecution, value: Any, catalog: JobCatalog | None
+) -> Outcome:
+    result = value if isinstance(value, JobResult) else JobResult(success=True, data=value)
+    try:
+        data = None if result.data is None else to_stored_json(result.data)
+        actions = _resolve(result, claim, catalog)
+    except (ValueError, NetscriptError) as error:
+        return _final_failure(claim, Reason.RESULT_REFUSED, f"The result was refused: {error}")
+    if result.success:
+        return _outcome(claim, Verdict.COMPLETE, result=data, actions=actions)
+    told = result.error or "The handler returned a failure."
+    if not result.retry:
+        return _final_failure(claim, Reason.ERROR, told, result=data)
+    return _failure(job, claim, Reason.ERROR, told, None, result=data)
+
+
+def _resolve(
+    result: JobResult, claim: ClaimedExecution, catalog: JobCatalog | None
+) -> tuple[NewExecution, ...]:
+    cause = Cause(
+        triggered_by=TriggeredBy.JOB,
+        correlation_id=claim.correlation_id or claim.id,
+        traceparent=claim.traceparent,
+        tracestate=claim.tracestate,
+    )
+    return tuple(resolve(action, catalog, cause) for action in result.actions)
+
+
+def _failure(
+    job: JobDefinition[Any, Any],
+    claim: ClaimedExecution,
+    reason: Reason,
+    told: str,
+    error: BaseException | None,
+    *,
+    detail: str | None = None,
+    result: str | None = None,
+) -> Outcome:
+    if not job.retry.allows(error, claim.attempt, claim.max_attempts):
+        return _final_failure(claim, reason, told, detail=detail, result=result)
+    try:
+        wait = job.retry.delay(claim.attempt, error or RuntimeError(told))
+    except Exception as broken:  # noqa: BLE001 - the policy is the user's code too
+        told = f"{told} (and the backoff of its retry policy raised {type(broken).__name__})"
+        return _final_failure(claim, reason, told, detail=detail, result=result)
+    return _outcome(
+        claim,
+        Verdict.RETRY,
+        reason=Reason.RETRY,
+        failure=reason,
+        error=storable(told, MAX_ERROR_CHARS),
+        detail=detail,
+        delay=wait,
+    )
+
+
+def _final_failure(
+    claim: ClaimedExecution,
+    reason: Reason,
+    told: str,
+    *,
+    detail: str | None = None,
+    result: str | None = None,
+) -> Outcome:
+    return _outcome(
+        claim,
+        Verdict.FAIL,
+        reason=reason,
+        failure=reason,
+        error=storable(told, MAX_ERROR_CHARS),
+        detail=detail,
+        result=result,
+    )
+
+
+def _outcome(claim: ClaimedExecution, verdict: Verdict, **facts: Any) -> Outcome:
+    return Outcome(execution_id=claim.id, token=claim.token, verdict=verdict, **facts)
+
+
+def _trace(error: BaseException) -> str:
+    lines = traceback.format_exception(error)
+    return storable("".join(lines), MAX_DETAIL_CHARS)
+
+
+def storable(told: str, limit: int) -> str:
+    """Cut and clean a text of unknown origin so that every database can hold it."""
+    clean = told.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode("utf-8")
+    return clean if len(clean) <= limit else f"{clean[: limit // 2]} … {clean[-limit // 2 :]}"

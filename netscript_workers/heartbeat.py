@@ -1,0 +1,83 @@
+"""The heartbeat: a thread that renews the worker's lease, whatever the handlers do."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from netscript_workers.store import leases
+from netscript_workers.store.engine import Store
+
+logger = logging.getLogger(__name__)
+
+
+class Heartbeat:
+    """Renews a lease on a connection of its own, and tells when it is lost."""
+
+    def __init__(
+        self,
+        store: Store,
+        worker_id: str,
+        *,
+        interval: float,
+        lease: float,
+        on_fenced: Callable[[str], None],
+    ) -> None:
+        """Prepare; `start()` starts the thread.
+
+        Args:
+            store: Where the lease is.
+            worker_id: Whose.
+            interval: Seconds between renewals.
+            lease: Seconds that each renewal is good for.
+            on_fenced: Called once, from the thread, with the reason why the worker must not go on.
+        """
+        self._store = store
+        self._worker_id = worker_id
+        self._interval = interval
+        self._lease = lease
+        self._on_fenced = on_fenced
+        self._stopped = threading.Event()
+        self._engine = store.dedicated()
+        self._thread = threading.Thread(target=self._run, name="netscript-heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; the worker was registered just now."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop renewing."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._engine.dispose()
+
+    def _run(self) -> None:
+        valid_until = time.monotonic() + self._lease
+        wait = self._interval
+        while not self._stopped.wait(wait):
+            asked = time.monotonic()
+            try:
+                renewed = self._renew()
+            except SQLAlchemyError as error:
+                cause = getattr(error, "orig", None) or error
+                logger.warning("the lease could not be renewed: %s", type(cause).__name__)
+                # Being busy fences nobody on SQLite: the lifeline shows that we live.
+                ends = float("inf") if self._store.is_sqlite else valid_until - self._interval
+                if time.monotonic() >= ends:
+                    self._on_fenced("the lease ran out while the database could not be reached")
+                    return
+                wait = min(1.0, self._interval)
+                continue
+            if not renewed:
+                self._on_fenced("the executions of this worker were given to others")
+                return
+            valid_until, wait = asked + self._lease, self._interval
+
+    def _renew(self) -> bool:
+        with self._engine.begin() as conn:
+            return leases.renew(self._store, conn, self._worker_id, self._lease)

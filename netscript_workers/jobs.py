@@ -1,0 +1,318 @@
+"""Job definitions: `@job` and `define_job_handler`."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+import sys
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import (
+    Any,
+    Generic,
+    NoReturn,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    get_args,
+    get_origin,
+    overload,
+)
+
+from netscript_workers.context import JobContext
+from netscript_workers.domain import DEFAULT_PRIORITY, MAX_PRIORITY, WORKER_RUNTIMES, RuntimeName
+from netscript_workers.errors import ConfigurationError, nearest
+from netscript_workers.payloads import PayloadModel
+from netscript_workers.retries import Retry
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+_RETRY = Retry()
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class JobDefinition(Generic[P, R]):
+    """A job: a handler and how to run it. A frozen value; importing it registers nothing.
+
+    It stays callable with a context, so a handler is unit-tested without a runtime. `P` is the
+    payload's type, `R` what calling the handler returns.
+    """
+
+    handler: Callable[[JobContext[P]], R]
+    id: str
+    name: str
+    description: str | None
+    topic: str
+    payload_model: PayloadModel[P]
+    retry: Retry
+    timeout: float | None
+    runtime: RuntimeName | None
+    priority: int
+    strict_order: bool
+    enabled: bool
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    is_async: bool
+    source: str
+
+    def __call__(self, ctx: JobContext[P]) -> R:
+        """Call the handler itself; of an `async def` one, await what this returns."""
+        return self.handler(ctx)
+
+    def __repr__(self) -> str:
+        return f"<job {self.id!r} from {self.source}>"
+
+
+class JobOptions(TypedDict, total=False):
+    """The options of a job; `define_job_handler` says what each means."""
+
+    id: str
+    name: str
+    description: str
+    topic: str
+    payload: Any
+    retry: Retry
+    timeout: float | None
+    runtime: RuntimeName | None
+    cron: str | None
+    timezone: str
+    priority: int
+    max_concurrency: int | None
+    strict_order: bool
+    rate: str | None
+    enabled: bool
+    tags: Iterable[str]
+    metadata: Mapping[str, Any]
+
+
+class _Decorator(Protocol):
+    def __call__(self, handler: Callable[[JobContext[P]], R], /) -> JobDefinition[P, R]: ...
+
+
+@overload
+def job(handler: Callable[[JobContext[P]], R], /) -> JobDefinition[P, R]: ...
+@overload
+def job(**options: Unpack[JobOptions]) -> _Decorator: ...
+def job(handler: Callable[..., Any] | None = None, /, **options: Unpack[JobOptions]) -> Any:
+    """Make a job of an `async def` or `def` handler that takes a `JobContext`.
+
+    Use it bare or with options. In an in-process worker a `def` handler runs in a thread.
+
+    Args:
+        handler: The function, when used bare.
+        **options: Those of `define_job_handler`.
+
+    Raises:
+        ConfigurationError: The handler or an option can't work.
+    """
+    if handler is not None:
+        return define_job_handler(handler)
+    return lambda function: define_job_handler(function, **options)
+
+
+def define_job_handler(
+    handler: Callable[[JobContext[P]], R], **options: Unpack[JobOptions]
+) -> JobDefinition[P, R]:
+    """Make a job of a handler; the functional form of `@job`.
+
+    Args:
+        handler: An `async def` or `def` function of one `JobContext`.
+        **options:
+            id: Unique in the project; by default the function's name with dashes.
+            name: For people; by default made from the id.
+            description: By default the first line of the handler's docstring.
+            topic: The group whose limits and pauses it shares; `"default"`.
+            payload: The payload's type, where the signature doesn't say `JobContext[Model]`.
+            retry: How often and how soon a failure is tried again; `Retry()`.
+            timeout: Seconds an attempt may take, 60 by default; None for no limit.
+            runtime: Where it runs; by default where the worker runs its jobs.
+            cron: When it runs by itself.
+            timezone: The zone of `cron`.
+            priority: 0 to 100, 50 by default; higher first, equal ones first in, first out.
+            max_concurrency: How many of its executions may run at a time.
+            strict_order: An execution with a concurrency key holds it until it is finished,
+                through every backoff and snooze.
+            rate: A limit such as `10/s`.
+            enabled: False refuses to enqueue it.
+            tags: For filters.
+            metadata: JSON for whoever reads the definition.
+
+    Raises:
+        ConfigurationError: The handler or an option can't work.
+    """
+    return _define(handler, **options)
+
+
+def _define(
+    handler: Callable[..., Any],
+    *,
+    id: str | None = None,  # noqa: A002 - the contract's name
+    name: str | None = None,
+    description: str | None = None,
+    topic: str = "default",
+    payload: Any = None,
+    retry: Retry = _RETRY,
+    timeout: float | None = 60.0,
+    runtime: RuntimeName | None = None,
+    cron: str | None = None,
+    timezone: str = "UTC",
+    priority: int = DEFAULT_PRIORITY,
+    max_concurrency: int | None = None,
+    strict_order: bool = False,
+    rate: str | None = None,
+    enabled: bool = True,
+    tags: Iterable[str] = (),
+    metadata: Mapping[str, Any] | None = None,
+) -> JobDefinition[Any, Any]:
+    source = _source_of(handler)
+    id = id if id is not None else getattr(handler, "__name__", "").replace("_", "-")  # noqa: A001
+    owner = f'job "{id}"'
+    if not _ID.fullmatch(id):
+        raise ConfigurationError(
+            f"The job id {id!r} ({source}) can't be used.",
+            hint="Use letters, digits and . _ : - , at most 128, a letter or digit first.",
+        )
+    _check_handler(handler, owner, source)
+    _check_options(owner, topic=topic, timeout=timeout, priority=priority, runtime=runtime)
+    for option, value in (
+        ("cron", cron),
+        ("max_concurrency", max_concurrency),
+        ("rate", rate),
+        ("timezone", None if timezone == "UTC" else timezone),
+    ):
+        if value is not None:
+            _refuse_option(owner, option)
+    if runtime not in (None, "in-process"):
+        _refuse_option(owner, f"runtime={runtime!r}")
+    declared = payload if payload is not None else _declared_payload(handler)
+    return JobDefinition(
+        handler=handler,
+        id=id,
+        name=name if name is not None else id.replace("-", " ").replace("_", " ").capitalize(),
+        description=description if description is not None else _first_line(handler),
+        topic=topic,
+        payload_model=PayloadModel(declared, owner),
+        retry=retry,
+        timeout=timeout,
+        runtime=runtime,
+        priority=priority,
+        strict_order=strict_order,
+        enabled=enabled,
+        tags=tuple(tags),
+        metadata=dict(metadata or {}),
+        is_async=_is_async(handler),
+        source=source,
+    )
+
+
+def _refuse_option(owner: str, option: str) -> NoReturn:
+    # Accepting what is not kept would be a silent lie to whoever relies on it.
+    raise ConfigurationError(
+        f"{owner}: {option} is not available in this version.", hint="Leave it out."
+    )
+
+
+def _check_handler(handler: Callable[..., Any], owner: str, source: str) -> None:
+    if isinstance(handler, JobDefinition):
+        raise ConfigurationError(f"{owner} ({source}) is a job already.", hint="Decorate it once.")
+    if not callable(handler):
+        raise ConfigurationError(f"{owner}: the handler {handler!r} is not a function.")
+    target = inspect.unwrap(handler)
+    if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
+        raise ConfigurationError(
+            f"{owner} ({source}): the handler is a generator.", hint="Return the result instead."
+        )
+    try:
+        inspect.signature(handler).bind(object())
+    except TypeError as error:
+        raise ConfigurationError(
+            f"{owner} ({source}): the handler must take one argument, the context.",
+            hint="Write it as: async def handler(ctx: JobContext[Payload]).",
+        ) from error
+    except ValueError:  # a builtin without a signature: let the call decide
+        return
+
+
+def _check_options(
+    owner: str, *, topic: str, timeout: float | None, priority: int, runtime: str | None
+) -> None:
+    if not _ID.fullmatch(topic):
+        raise ConfigurationError(
+            f"{owner}: the topic {topic!r} can't be used.",
+            hint="Use letters, digits and . _ : - , at most 128, a letter or digit first.",
+        )
+    if timeout is not None and not (timeout > 0 and math.isfinite(timeout)):
+        raise ConfigurationError(f"{owner}: timeout={timeout!r} must be more than zero seconds.")
+    check_priority(priority, owner)
+    if runtime is not None and runtime not in (*WORKER_RUNTIMES, "web-worker"):
+        close = nearest(runtime, WORKER_RUNTIMES)
+        raise ConfigurationError(
+            f"{owner}: there is no runtime {runtime!r}.",
+            hint=f'Did you mean "{close}"?' if close else f"Use one of {WORKER_RUNTIMES}.",
+        )
+
+
+def check_priority(priority: int, owner: str) -> None:
+    """Refuse a priority that is not a whole number from 0 to 100.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    whole = isinstance(priority, int) and not isinstance(priority, bool)  # pyright: ignore[reportUnnecessaryIsInstance] - users' values are not all typed
+    if not whole or not 0 <= priority <= MAX_PRIORITY:
+        raise ConfigurationError(
+            f"{owner}: priority={priority!r} must be a whole number from 0 to {MAX_PRIORITY}.",
+            hint="Higher runs first.",
+        )
+
+
+def _declared_payload(handler: Callable[..., Any]) -> Any:
+    """Read Model out of `ctx: JobContext[Model]`; dict where nothing is declared."""
+    target = inspect.unwrap(handler)
+    if not inspect.isfunction(target) and not inspect.ismethod(target):
+        target = type(target).__call__
+    parameters = list(inspect.signature(handler).parameters.values())
+    if not parameters:
+        return dict
+    try:
+        # A frame's locals let models that are defined inside a function (a test) be found.
+        hints = typing.get_type_hints(target, localns=_caller_locals())
+    except NameError as error:
+        raise ConfigurationError(
+            f"The annotations of {_source_of(handler)} name what can't be found: {error}.",
+            hint="Pass the type as payload=Model, or define the model before the handler.",
+        ) from error
+    hint = hints.get(parameters[0].name)
+    if get_origin(hint) is JobContext:
+        return get_args(hint)[0]
+    return dict
+
+
+def _caller_locals() -> dict[str, Any]:
+    frame = sys._getframe(1)  # noqa: SLF001 - the one way to see the decorating function's names
+    package = __name__
+    while frame.f_back is not None and frame.f_globals.get("__name__") == package:
+        frame = frame.f_back
+    return dict(frame.f_locals)
+
+
+def _is_async(handler: Callable[..., Any]) -> bool:
+    target = inspect.unwrap(handler)
+    return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(
+        getattr(target, "__call__", None)  # noqa: B004 - an object with an async __call__
+    )
+
+
+def _first_line(handler: Callable[..., Any]) -> str | None:
+    doc = inspect.getdoc(handler) if inspect.isroutine(handler) else None
+    return doc.strip().splitlines()[0] if doc and doc.strip() else None
+
+
+def _source_of(handler: Callable[..., Any]) -> str:
+    module = getattr(handler, "__module__", "?")
+    return f"{module}.{getattr(handler, '__qualname__', type(handler).__name__)}"

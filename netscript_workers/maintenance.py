@@ -1,0 +1,128 @@
+"""Maintenance: rescuing what dead workers left, repairing slots, forgetting old work.
+
+Every worker does it; each piece is safe when several do it at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from netscript_workers.store import admissions, leases, lifelines
+from netscript_workers.store.engine import Store
+from netscript_workers.store.retention import CHUNK, Retention, prune
+
+logger = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 0.25
+_RESCUE_SECONDS = 5.0
+_SWEEP_SECONDS = 10.0
+_PRUNE_SECONDS = 60.0
+
+
+class Maintenance:
+    """One thread that keeps the database in order."""
+
+    def __init__(
+        self,
+        store: Store,
+        worker_id: str,
+        *,
+        lifeline: Path,
+        retention: Retention,
+        on_rescued: Callable[[], None],
+    ) -> None:
+        """Prepare; `start()` starts the thread.
+
+        Args:
+            store: What to keep in order.
+            worker_id: Who does it.
+            lifeline: The worker's own lifeline; its folder shows who of this host has died.
+            retention: How long finished work is kept.
+            on_rescued: Called when there is work again.
+        """
+        self._store = store
+        self._worker_id = worker_id
+        self._lifeline = lifeline
+        self._retention = retention
+        self._on_rescued = on_rescued
+        self._stopped = threading.Event()
+        self._swept_to = ""
+        self._thread = threading.Thread(
+            target=self._run, name="netscript-maintenance", daemon=True
+        )
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish what is being done, then stop."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        now = time.monotonic()
+        rescue_at = now
+        sweep_at = now + _spread(_SWEEP_SECONDS)
+        prune_at = now + _spread(_PRUNE_SECONDS)
+        while True:
+            now = time.monotonic()
+            if now >= rescue_at or self._somebody_died():
+                self._safely(self.rescue)
+                rescue_at = now + _spread(_RESCUE_SECONDS)
+            if now >= sweep_at:
+                self._safely(self.sweep)
+                sweep_at = now + _spread(_SWEEP_SECONDS)
+            if now >= prune_at:
+                more = self._safely(self.prune)
+                prune_at = now + (0.1 if more else _spread(_PRUNE_SECONDS))
+            if self._stopped.wait(_LOOK_SECONDS):
+                return
+
+    def _somebody_died(self) -> bool:
+        return lifelines.any_dead(self._lifeline.parent, self._lifeline)
+
+    def _safely(self, work: Callable[[], bool]) -> bool:
+        try:
+            return work()
+        except SQLAlchemyError as error:
+            cause = getattr(error, "orig", None) or error
+            logger.warning("maintenance was put off: %s", type(cause).__name__)
+            return False
+
+    def rescue(self) -> bool:
+        """Give the executions of dead workers to others; tell whether there were any."""
+        rescued = leases.rescue(self._store, self._worker_id, self._lifeline.parent)
+        if rescued:
+            logger.warning("rescued %d executions of dead workers", len(rescued))
+            self._on_rescued()
+        return bool(rescued)
+
+    def sweep(self) -> bool:
+        """Repair a stretch of concurrency keys; tell whether there was anything to repair."""
+        with self._store.begin() as conn:
+            if not self._store.dialect.try_lock(conn, "sweep"):
+                return False
+            found = admissions.sweep(conn, self._store.dialect, self._swept_to)
+            repaired, self._swept_to = found
+        if repaired:
+            logger.warning("repaired %d concurrency slots that had drifted", repaired)
+            self._on_rescued()
+        return bool(repaired)
+
+    def prune(self) -> bool:
+        """Forget a chunk of old work; tell whether there is likely more."""
+        return prune(self._store, self._retention) >= CHUNK
+
+
+def _spread(seconds: float) -> float:
+    """Keep many workers from doing the same at the same moment."""
+    return seconds * random.uniform(0.8, 1.2)  # noqa: S311 - spread, not secrecy

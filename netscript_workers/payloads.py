@@ -1,0 +1,146 @@
+"""Payloads: their models, their JSON, their fingerprints."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from netscript_workers.errors import ConfigurationError, PayloadInvalidError, PayloadTooLargeError
+
+P = TypeVar("P")
+
+MAX_JSON_BYTES = 1_048_576
+MAX_JSON_DEPTH = 200
+
+
+def to_json(value: Any) -> str:
+    """Write JSON as it is stored: sorted keys, no blanks, ASCII only.
+
+    ASCII because PostgreSQL's text takes neither NUL nor lone surrogates, both of which JSON
+    allows; escaped they pass through every database.
+
+    Raises:
+        ValueError: NaN, an infinity, or a value that JSON can't hold.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def to_stored_json(value: Any, *, limit: int = MAX_JSON_BYTES) -> str:
+    """Write any JSON-able Python value, models and dates included.
+
+    Raises:
+        ValueError: It can't be JSON, or is longer than `limit` bytes; the sentence says which.
+    """
+    try:
+        text = to_json(to_jsonable_python(value, by_alias=True, inf_nan_mode="constants"))
+    except (PydanticSerializationError, TypeError) as error:
+        raise ValueError(f"It can't be written as JSON: {error}") from error
+    except RecursionError as error:
+        raise ValueError("It is nested too deep for JSON.") from error
+    if len(text) > limit:
+        raise ValueError(f"It is {len(text):,} bytes of JSON; the limit is {limit:,}.")
+    return text
+
+
+def fingerprint(text: str) -> str:
+    """Return the SHA-256 of canonical JSON, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class PayloadModel(Generic[P]):
+    """What a job takes: validates, stores and restores its payloads."""
+
+    def __init__(self, declared: Any, owner: str) -> None:
+        """Prepare the type `declared`; `owner` names it in errors.
+
+        Raises:
+            ConfigurationError: Pydantic can't validate such a type.
+        """
+        self.declared = declared
+        kind: Any = dict[str, Any] if declared in (dict, Any) else declared
+        try:
+            self._adapter: TypeAdapter[P] = TypeAdapter(kind)
+        except PydanticSchemaGenerationError as error:
+            raise ConfigurationError(
+                f"The payload type {declared!r} of {owner} can't be validated.",
+                hint="Use a Pydantic model, a dataclass, a TypedDict or dict.",
+            ) from error
+        self._owner = owner
+
+    def json_schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of the payload, as callers send it."""
+        return self._adapter.json_schema(mode="validation")
+
+    def store(self, payload: Any) -> tuple[str, str]:
+        """Validate a payload that somebody gives; return its JSON and its fingerprint.
+
+        A mapping is kept as it is given. Of a model instance all fields are kept, while the
+        fingerprint covers only the ones that were set: a default that is made anew each time (an
+        id, the present) does not make a redelivery look like another payload.
+
+        Raises:
+            PayloadInvalidError: The model refuses it, or it is no JSON.
+            PayloadTooLargeError: It is longer than 1 MiB of JSON.
+        """
+        given = {} if payload is None else payload
+        if isinstance(given, BaseModel):
+            kept = given.model_dump(mode="json", by_alias=True, round_trip=True)
+            told = given.model_dump(mode="json", by_alias=True, exclude_unset=True)
+            self._validate(kept)
+            text = self._write(kept)
+            return text, fingerprint(text if kept == told else self._write(told))
+        if is_dataclass(given) and not isinstance(given, type):
+            given = to_jsonable_python(given, by_alias=True)
+        if not isinstance(given, Mapping):
+            raise PayloadInvalidError(
+                f"The payload of {self._owner} must be a JSON object, not {type(given).__name__}."
+            )
+        self._validate(given)
+        text = self._write(given)
+        return text, fingerprint(text)
+
+    def restore(self, text: str) -> P:
+        """Validate a stored payload and return the object that the handler sees.
+
+        Raises:
+            PayloadInvalidError: The model refuses it, for it may have changed since.
+        """
+        return self._validate(json.loads(text))
+
+    def _validate(self, given: Any) -> P:
+        try:
+            return self._adapter.validate_python(given)
+        except ValidationError as error:
+            raise invalid_payload(self._owner, error) from error
+
+    def _write(self, given: Any) -> str:
+        try:
+            text = to_stored_json(given)
+        except ValueError as error:
+            if "limit" in str(error):
+                raise PayloadTooLargeError(f"The payload of {self._owner}: {error}") from error
+            raise PayloadInvalidError(f"The payload of {self._owner}: {error}") from error
+        return text
+
+
+def invalid_payload(owner: str, error: ValidationError) -> PayloadInvalidError:
+    """Say field by field what a model refused, without repeating the values it was given."""
+    details = tuple(
+        {"loc": list(fault["loc"]), "msg": fault["msg"], "type": fault["type"]}
+        for fault in error.errors(include_url=False, include_input=False, include_context=False)
+    )
+    told = "; ".join(f"{_field(fault['loc'])}: {fault['msg']}" for fault in details[:5])
+    more = f" (and {len(details) - 5} more)" if len(details) > 5 else ""
+    return PayloadInvalidError(
+        f"The payload does not fit {owner}: {told}{more}.", details=details
+    )
+
+
+def _field(loc: Sequence[str | int]) -> str:
+    return ".".join(str(part) for part in loc) or "payload"

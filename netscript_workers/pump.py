@@ -1,0 +1,286 @@
+"""The pump: moves work between the loop, where it runs, and the database, where it is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from netscript_workers.domain import ClaimedExecution, Outcome
+from netscript_workers.errors import ResultInvalidError
+from netscript_workers.execution.in_process import InProcessRunner
+from netscript_workers.jobs import JobDefinition
+from netscript_workers.store import claims, leases, steps
+from netscript_workers.store.engine import Store
+from netscript_workers.store.idempotency import DEFAULT_WINDOW
+from netscript_workers.store.outcomes import Settled
+from netscript_workers.store.retention import Retention
+from netscript_workers.store.steps import FinishedStep, LogLine, Progress
+from netscript_workers.store.tick import Done, Ticker, Work
+from netscript_workers.store.wake import Bell, Waiter
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 1.0
+_FIRST_BACKOFF = 0.05
+_LAST_BACKOFF = 2.0
+# How long a stopping worker tries to store what has ended; after that its lease must do.
+_LAST_WORDS_SECONDS = 5.0
+
+Saved: TypeAlias = tuple[FinishedStep, "asyncio.Future[bool]"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOptions:
+    """How a worker works.
+
+    Attributes:
+        concurrency: Executions at a time.
+        topics: The topics it serves; None for all.
+        heartbeat: Seconds between renewals of its lease.
+        lease: Seconds after which a silent worker is given up.
+        grace: Seconds that running executions get when the worker stops.
+        window: How long idempotency keys of actions are kept, in microseconds.
+        retention: How long finished executions are kept.
+        version: Shown in the list of workers.
+    """
+
+    concurrency: int = 100
+    topics: Sequence[str] | None = None
+    heartbeat: float = 5.0
+    lease: float = 30.0
+    grace: float = 30.0
+    window: int = DEFAULT_WINDOW
+    retention: Retention = field(default_factory=Retention)
+    version: str = ""
+
+
+@dataclass(slots=True)
+class _Held:
+    """What waits to be stored; it stays here until a commit is known to have taken it."""
+
+    work: Work = field(default_factory=Work)
+    saved: list[asyncio.Future[bool]] = field(default_factory=list["asyncio.Future[bool]"])
+
+
+class Pump:
+    """One thread that ticks. It alone stores what ends here and claims what comes next."""
+
+    runner: InProcessRunner
+
+    def __init__(
+        self,
+        store: Store,
+        worker_id: str,
+        jobs: Mapping[str, JobDefinition[Any, Any]],
+        options: WorkerOptions,
+        *,
+        bell: Bell,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        """Prepare; set `runner`, then `start()`."""
+        self._store = store
+        self._worker_id = worker_id
+        self._concurrency = options.concurrency
+        self._bell = bell
+        self._loop = loop
+        self._waiter = Waiter(store, worker_id)
+        self._ticker = Ticker(
+            store,
+            worker_id=worker_id,
+            jobs={job.id: job.strict_order for job in jobs.values()},
+            topics=options.topics,
+            window=options.window,
+        )
+        self._ended: deque[Settled] = deque()
+        self._dropped: deque[str] = deque()
+        self._steps: deque[Saved] = deque()
+        self._progress: deque[Progress] = deque()
+        self._logs: deque[LogLine] = deque()
+        self._poke_planned = False
+        self._look = True
+        self._claiming = True
+        self._stopping = False
+        self._running: set[str] = set()
+        self._unsure = False
+        self._thread = threading.Thread(target=self._run, name="netscript-tick", daemon=True)
+
+    # From any thread.
+
+    def start(self) -> None:
+        """Start ticking."""
+        self._thread.start()
+
+    def look(self) -> None:
+        """Look at the database now."""
+        self._look = True
+        self._waiter.poke()
+
+    def stop_claiming(self) -> None:
+        """Claim nothing more; go on storing."""
+        self._claiming = False
+
+    def stop(self) -> None:
+        """Store what has ended, then stop."""
+        self._claiming = False
+        self._stopping = True
+        if self._thread.is_alive():
+            self._waiter.poke()
+            self._thread.join()
+
+    # On the loop's thread.
+
+    def ended(self, claim: ClaimedExecution, outcome: Outcome | None) -> None:
+        """Have the end of an attempt stored; None for one that nobody wants to hear of."""
+        if outcome is None:
+            self._dropped.append(claim.id)
+        else:
+            self._ended.append(Settled(claim, outcome))
+        self._poke_soon()
+
+    async def load_steps(self, claim: ClaimedExecution) -> Mapping[str, str]:
+        """Read the finished steps of earlier attempts."""
+        return await asyncio.to_thread(self._read_steps, claim.id)
+
+    def _read_steps(self, execution_id: str) -> Mapping[str, str]:
+        with self._store.read() as conn:
+            return steps.load_steps(conn, execution_id)
+
+    async def save_step(self, claim: ClaimedExecution, name: str, value: str) -> bool:
+        """Store a finished step with the next tick, and wait for it."""
+        saved: asyncio.Future[bool] = self._loop.create_future()
+        step = FinishedStep(claim.id, claim.token, name, value, claim.attempt)
+        self._steps.append((step, saved))
+        self._poke_soon()
+        return await saved
+
+    def save_progress(self, claim: ClaimedExecution, percent: float, message: str | None) -> None:
+        """Store progress with the next tick."""
+        self._progress.append(Progress(claim.id, claim.token, percent, message))
+        self._poke_soon()
+
+    def save_log(self, claim: ClaimedExecution, at: int, level: str, message: str) -> None:
+        """Store a log line with whatever tick comes next; may be called from any thread."""
+        self._logs.append(LogLine(claim.id, claim.attempt, at, level, message))
+
+    def _poke_soon(self) -> None:
+        # At the end of this round of the loop, so that what ends together is stored together.
+        if not self._poke_planned:
+            self._poke_planned = True
+            self._loop.call_soon(self._poke)
+
+    def _poke(self) -> None:
+        self._poke_planned = False
+        self._waiter.poke()
+
+    def _deliver(self, done: Done, held: _Held) -> None:
+        for id_ in done.stale:
+            logger.warning("execution %s: a result came after its claim was given up", id_)
+        for step, saved in zip(held.work.steps, held.saved, strict=True):
+            if saved.done():
+                continue
+            if step.id in done.refused:
+                refusal = f'The database refused the result of the step "{step.name}".'
+                saved.set_exception(ResultInvalidError(refusal))
+            else:
+                saved.set_result(step.id not in done.lost_steps)
+        for claim in done.claimed:
+            self.runner.start(claim)
+
+    # On the tick's own thread.
+
+    def _run(self) -> None:
+        held, backoff, give_up_at = _Held(), _FIRST_BACKOFF, float("inf")
+        while True:
+            stopping = self._stopping  # read first: what ended before it is collected below
+            self._collect(held)
+            try:
+                wait = self._step(held)
+            except SQLAlchemyError as error:
+                cause = getattr(error, "orig", None) or error
+                logger.warning("a tick was put off: %s", type(cause).__name__)
+                # The commit may have happened, although its answer was lost.
+                self._unsure = True
+                wait, backoff = backoff, min(backoff * 2, _LAST_BACKOFF)
+                give_up_at = min(give_up_at, time.monotonic() + _LAST_WORDS_SECONDS)
+            else:
+                held, backoff, give_up_at = _Held(), _FIRST_BACKOFF, float("inf")
+            if stopping and not (held.work.has_results and time.monotonic() < give_up_at):
+                self._waiter.close()
+                return
+            if wait > 0 and self._waiter.wait(wait):
+                self._look = True
+
+    def _collect(self, held: _Held) -> None:
+        work = held.work
+        work.ended += _take(self._ended)
+        for step, saved in _take(self._steps):
+            work.steps.append(step)
+            held.saved.append(saved)
+        work.progress += _take(self._progress)
+        work.logs += _take(self._logs)
+        self._running.difference_update(_take(self._dropped))
+
+    def _step(self, held: _Held) -> float:
+        """Tick if there is anything to do; return the seconds to wait before the next look."""
+        work = held.work
+        ended = {end.claim.id for end in work.ended}
+        if self._unsure:
+            known = self._running | ended
+            leases.give_back_unknown(self._store, self._worker_id, known)
+            self._unsure = False
+        free = self._concurrency - len(self._running - ended)
+        work.slots = free if self._claiming else 0
+        work.look = self._look and work.slots > 0
+        wait = _POLL_SECONDS * random.uniform(0.8, 1.0)  # noqa: S311 - spread, not secrecy
+        if not work.has_results:
+            if not work.look:
+                return wait
+            found = self._probe()
+            self._look = False
+            if not (found.ready or found.notes or found.is_due):
+                return wait if found.due_in is None else min(wait, found.due_in)
+        elif work.look:
+            self._look = False
+        done = self._ticker.run(work)
+        self._running -= ended
+        self._running |= {claim.id for claim in done.claimed}
+        self._loop.call_soon_threadsafe(self._deliver, done, held)
+        if done.others:
+            self._bell.ring()
+        if self._claiming and not done.full and done.next_in is not None:
+            wait = min(wait, done.next_in)
+            self._look = self._look or done.next_in <= 0
+        return wait
+
+    def _probe(self) -> _Found:
+        with self._store.read() as conn:
+            probe = claims.probe(conn)
+            if probe.next_due is None:
+                return _Found(probe.ready, probe.notes, None)
+            due_in = (probe.next_due - self._store.now(conn)) / 1e6
+        return _Found(probe.ready, probe.notes, due_in)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    ready: bool
+    notes: bool
+    due_in: float | None
+
+    @property
+    def is_due(self) -> bool:
+        return self.due_in is not None and self.due_in <= 0
+
+
+def _take(items: deque[Any]) -> list[Any]:
+    """Empty a deque that another thread appends to."""
+    return [items.popleft() for _ in range(len(items))]

@@ -1,0 +1,181 @@
+"""Discovery: collecting the definitions that a project's folders hold."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.machinery
+import importlib.util
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol, TypeVar
+
+from netscript_workers.errors import (
+    ConfigurationError,
+    DiscoveryError,
+    DuplicateIdError,
+    JobNotFoundError,
+)
+from netscript_workers.jobs import JobDefinition
+
+
+class Definition(Protocol):
+    """What can be collected."""
+
+    @property
+    def id(self) -> str:
+        """Unique among its kind."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """Where it was written."""
+        ...
+
+
+D = TypeVar("D", bound=Definition)
+
+
+def collect(project_dir: Path, folder: str, kind: type[D]) -> dict[str, D]:
+    """Import every module of a folder and return the definitions of a kind, by id.
+
+    The project's own folder comes first on `sys.path`, so that a job and a trigger that imports it
+    see one and the same module. A definition that several modules hold is one definition.
+
+    Args:
+        project_dir: The project.
+        folder: A package of the project, such as `jobs`; empty if it does not exist.
+        kind: The class of the definitions.
+
+    Raises:
+        DiscoveryError: A module can't be imported; the message says where and why.
+        DuplicateIdError: Two definitions have one id.
+    """
+    found: dict[str, D] = {}
+    for module in import_folder(project_dir, folder):
+        for definition in _definitions(module, kind):
+            other = found.setdefault(definition.id, definition)
+            if other is not definition:
+                raise DuplicateIdError(
+                    f'Two definitions are called "{definition.id}": '
+                    f"{other.source} and {definition.source}.",
+                    hint="Give one of them another id.",
+                )
+    return dict(sorted(found.items()))
+
+
+def discover_jobs(project_dir: Path, folder: str = "jobs") -> Mapping[str, JobDefinition[Any, Any]]:
+    """Return the jobs of a project by id.
+
+    Raises:
+        DiscoveryError: A module can't be imported.
+        DuplicateIdError: Two jobs have one id.
+    """
+    kind: type[JobDefinition[Any, Any]] = JobDefinition
+    return collect(project_dir, folder, kind)
+
+
+def job_named(jobs: Mapping[str, JobDefinition[Any, Any]], job_id: str) -> JobDefinition[Any, Any]:
+    """Return a job by its id.
+
+    Raises:
+        JobNotFoundError: There is none; the error names the nearest.
+    """
+    if job_id not in jobs:
+        raise JobNotFoundError(job_id, jobs)
+    return jobs[job_id]
+
+
+def import_folder(project_dir: Path, folder: str) -> Iterator[ModuleType]:
+    """Import the modules of a project's folder by their dotted names, in alphabetical order.
+
+    Raises:
+        DiscoveryError: One can't be imported.
+        ConfigurationError: The folder's name is no package name, or lies outside the project.
+    """
+    parts = Path(folder).parts
+    if not parts or not all(part.isidentifier() for part in parts):
+        raise ConfigurationError(
+            f"The folder {folder!r} can't be imported.",
+            hint="Name a folder inside the project, such as jobs or shop/jobs.",
+        )
+    root = project_dir.absolute().joinpath(*parts)
+    if not root.is_dir():
+        return
+    _put_first(str(project_dir.absolute()))
+    _own_package(project_dir.absolute(), parts)
+    for path in sorted(root.rglob("*.py")):
+        relative = path.relative_to(root)
+        if any(part.startswith((".", "_")) for part in relative.parts):
+            if relative.name != "__init__.py" or any(
+                part.startswith((".", "_")) for part in relative.parts[:-1]
+            ):
+                continue
+        names = [*parts, *relative.with_suffix("").parts]
+        if names[-1] == "__init__":
+            names.pop()
+        yield _import(".".join(names), path)
+
+
+def _put_first(place: str) -> None:
+    if sys.path[:1] != [place]:
+        sys.path[:] = [place, *(entry for entry in sys.path if entry != place)]
+
+
+def _own_package(project_dir: Path, parts: Iterable[str]) -> None:
+    """Make sure that `jobs` means the project's folder.
+
+    A folder without `__init__.py` would lose to any installed package of the same name, and one
+    that another project of this process has imported would hide this one.
+    """
+    place, name = project_dir, ""
+    for part in parts:
+        place, name = place / part, f"{name}.{part}" if name else part
+        known = sys.modules.get(name)
+        if known is not None and str(place) in [str(entry) for entry in _paths(known)]:
+            continue
+        for stale in [key for key in sys.modules if key == name or key.startswith(f"{name}.")]:
+            del sys.modules[stale]
+        if (place / "__init__.py").exists():
+            importlib.invalidate_caches()
+            continue
+        spec = importlib.machinery.ModuleSpec(name, None, is_package=True)
+        spec.submodule_search_locations = [str(place)]
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        parent, _, child = name.rpartition(".")
+        if parent:
+            setattr(sys.modules[parent], child, sys.modules[name])
+
+
+def _paths(module: ModuleType) -> list[str]:
+    return list(getattr(module, "__path__", []))
+
+
+def _import(name: str, path: Path) -> ModuleType:
+    try:
+        module = importlib.import_module(name)
+    except ConfigurationError:
+        raise
+    except (Exception, SystemExit) as error:
+        place = _place_of(error, path)
+        raise DiscoveryError(
+            f"{place}: {type(error).__name__}: {error}".rstrip(": ")
+        ) from error
+    return module
+
+
+def _place_of(error: BaseException, path: Path) -> str:
+    """Name the user's own line that failed, not ours or the importer's."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename == str(path)]
+    return f"{path}, line {own[-1].lineno}" if own else str(path)
+
+
+def _definitions(module: ModuleType, kind: type[D]) -> Iterator[D]:
+    for value in list(vars(module).values()):
+        if isinstance(value, kind):
+            yield value

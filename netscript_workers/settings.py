@@ -1,0 +1,268 @@
+"""Settings: what can be set, where it may stand, and a clear sentence where it can't be used.
+
+Defaults give way to the project's file, the file to the environment, the environment to flags.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+import warnings
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from netscript_workers.errors import ConfigurationError, nearest
+
+PREFIX = "NETSCRIPT_"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+_SECRET = frozenset({"database_url", "api_tokens"})
+
+
+def _split(value: Any) -> Any:
+    """Read `a,b` as a list of names."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip()) or None
+    return value
+
+
+class SettingsWarning(UserWarning):
+    """A variable that begins with NETSCRIPT_ means nothing."""
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Fields are documented in the README's table."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True, populate_by_name=True
+    )
+
+    project_dir: Path = Field(default=Path(), exclude=True)
+    database_url: SecretStr = SecretStr("sqlite:///netscript.db")
+    queue_provider: Literal["auto", "sql", "postgres"] = "auto"
+    jobs_dir: str = "jobs"
+    tasks_dir: str = "tasks"
+    triggers_dir: str = "triggers"
+    concurrency: int = Field(
+        default=100,
+        ge=1,
+        le=10_000,
+        validation_alias=AliasChoices("concurrency", "WORKERS_CONCURRENCY"),
+    )
+    runtime: Literal["in-process"] = "in-process"
+    topics: Annotated[tuple[str, ...] | None, NoDecode, BeforeValidator(_split)] = None
+    api_tokens: SecretStr | None = None
+    host: str = "127.0.0.1"
+    port: int = Field(default=8091, ge=0, le=65_535)
+    retention_days: Annotated[
+        tuple[float, float], NoDecode, BeforeValidator(lambda value: _two_numbers(value))
+    ] = (7.0, 90.0)
+    idempotency_hours: float = Field(default=72.0, gt=0, le=24 * 366)
+    heartbeat_seconds: float = Field(default=5.0, gt=0)
+    lease_seconds: float = Field(default=30.0, gt=0)
+    shutdown_timeout: float = Field(default=30.0, ge=0)
+
+    @field_validator("queue_provider", mode="before")
+    @classmethod
+    def _only_sql(cls, value: Any) -> Any:
+        if value == "deno-kv":
+            msg = 'deno-kv belongs to the Deno edition; use "sql", which needs nothing else'
+            raise ValueError(msg)
+        if value in {"redis", "amqp"}:
+            msg = f'{value} is not available in this version; use "auto"'
+            raise ValueError(msg)
+        return value
+
+    @field_validator("runtime", mode="before")
+    @classmethod
+    def _only_in_process(cls, value: Any) -> Any:
+        if value in {"worker-process", "web-worker", "subprocess"}:
+            msg = f'{value} is not available in this version; use "in-process"'
+            raise ValueError(msg)
+        return value
+
+    @field_validator("topics")
+    @classmethod
+    def _only_names(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for name in value or ():
+            if ":" in name:
+                msg = f"a limit for a topic ({name}) is not available in this version"
+                raise ValueError(msg)
+        return value
+
+    @field_validator("api_tokens")
+    @classmethod
+    def _no_tokens(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            # Running without checking them would leave open what the user believes to be shut.
+            msg = "tokens are not available in this version; leave it unset and bind to loopback"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("host")
+    @classmethod
+    def _only_loopback(cls, value: str) -> str:
+        if value not in LOOPBACK:
+            msg = f"without tokens the server binds to loopback only: {', '.join(LOOPBACK)}"
+            raise ValueError(msg)
+        return value
+
+    @model_validator(mode="after")
+    def _beats_in_time(self) -> Settings:
+        if self.heartbeat_seconds * 3 > self.lease_seconds:
+            msg = (
+                f"lease_seconds={self.lease_seconds:g} must be at least three times "
+                f"heartbeat_seconds={self.heartbeat_seconds:g}, "
+                "or one late heartbeat would cost a living worker its executions"
+            )
+            raise ValueError(msg)
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let flags win over the environment, and the environment over the file."""
+        return (init_settings, env_settings, _ProjectFile(settings_cls, init_settings))
+
+    @classmethod
+    def load(cls, project_dir: Path | None = None, **flags: Any) -> Settings:
+        """Read the settings of a project.
+
+        Args:
+            project_dir: The project's folder; by default the current one.
+            **flags: What the command line says; None where it says nothing.
+
+        Raises:
+            ConfigurationError: A value can't be used; the message names the setting as it was
+                written, the value unless it is secret, and what is accepted.
+        """
+        place = (project_dir or Path.cwd()).absolute()
+        given = {name: value for name, value in flags.items() if value is not None}
+        _warn_of_unknown(os.environ)
+        try:
+            return cls(project_dir=place, **given)
+        except ValidationError as error:
+            raise _explain(error, place, given) from None
+
+    @property
+    def url(self) -> str:
+        """The database URL, a relative SQLite path taken from the project's folder."""
+        url = self.database_url.get_secret_value()
+        scheme, separator, path = url.partition(":///")
+        if separator and scheme == "sqlite" and path and not path.startswith("/"):
+            return f"{scheme}:///{self.project_dir / path}"
+        return url
+
+
+class _ProjectFile(PydanticBaseSettingsSource):
+    """`netscript.toml`, or `[tool.netscript]` in `pyproject.toml`."""
+
+    def __init__(self, settings_cls: type[BaseSettings], init: PydanticBaseSettingsSource) -> None:
+        super().__init__(settings_cls)
+        self._place = Path(init().get("project_dir", Path()))
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        path, table = project_table(self._place)
+        known = set(Settings.model_fields) - {"project_dir"}
+        for key in table:
+            if key not in known:
+                close = nearest(key, known)
+                raise ConfigurationError(
+                    f'{path.name}: there is no setting "{key}".',
+                    hint=f'Did you mean "{close}"?' if close else None,
+                )
+        return dict(table)
+
+
+def project_table(place: Path) -> tuple[Path, Mapping[str, Any]]:
+    """Return the project's settings file and what it sets.
+
+    Raises:
+        ConfigurationError: The file is no TOML.
+    """
+    own = place / "netscript.toml"
+    shared = place / "pyproject.toml"
+    for path in (own, shared):
+        if not path.is_file():
+            continue
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{path.name} can't be read: {error}.") from error
+        table = content if path is own else content.get("tool", {}).get("netscript")
+        if table is not None:
+            return path, table
+    return own, {}
+
+
+def _two_numbers(value: Any) -> Any:
+    """Read `7` or `7,90`: days for completed and for failed executions."""
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",")]
+    if isinstance(value, (int, float)):
+        value = [value]
+    if isinstance(value, (list, tuple)):
+        parts: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - what a file may hold
+        return (parts[0], 90.0) if len(parts) == 1 else tuple(parts)
+    return value
+
+
+def _warn_of_unknown(environment: Mapping[str, str]) -> None:
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} - {
+        f"{PREFIX}PROJECT_DIR",
+        f"{PREFIX}CONCURRENCY",
+    }
+    for name in environment:
+        if not name.startswith(PREFIX) or name in known or name.startswith(f"{PREFIX}TEST_"):
+            continue
+        # Users name their own secrets as they like; only what looks like a slip is told.
+        close = get_close_matches(name, known, n=1, cutoff=0.85)
+        if close:
+            warnings.warn(
+                f"{name} means nothing. Did you mean {close[0]}?", SettingsWarning, stacklevel=3
+            )
+
+
+def _explain(error: ValidationError, place: Path, flags: Mapping[str, Any]) -> ConfigurationError:
+    fault = error.errors(include_url=False)[0]
+    field = str(fault["loc"][0]) if fault["loc"] else ""
+    field = "concurrency" if field == "WORKERS_CONCURRENCY" else field
+    told = fault["msg"].removeprefix("Value error, ")
+    if not field:
+        return ConfigurationError(f"The settings don't fit together: {told}.")
+    value = "the value given" if field in _SECRET else repr(fault["input"])
+    written = _where_written(field, place, flags)
+    return ConfigurationError(f"{written}: {value} can't be used: {told}.")
+
+
+def _where_written(field: str, place: Path, flags: Mapping[str, Any]) -> str:
+    if field in flags:
+        return f"--{field.replace('_', '-')}"
+    variable = "WORKERS_CONCURRENCY" if field == "concurrency" else f"{PREFIX}{field.upper()}"
+    if any(name.upper() == variable for name in os.environ):
+        return variable
+    path, _ = project_table(place)
+    return f"{path.name}, {field}"

@@ -1,0 +1,1 @@
+"""Where executions are kept, and how they are moved on."""

@@ -1,0 +1,243 @@
+"""Concurrency keys: which blocked execution may come next.
+
+A keyed execution is stored as `blocked` beside a note that names its key. Whoever takes the note
+locks the key's slot, in the order of the keys, and moves the oldest blocked execution to `queued`.
+So a claim never looks at blocked rows, however many there are, and nobody's own transaction locks
+a row that others need.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+
+from sqlalchemy import Connection, Row, TextClause, text
+
+from netscript_workers.store.dialects import Dialect
+
+NOTES_AT_A_TIME = 500
+SWEPT_AT_A_TIME = 500
+
+
+def take_notes(conn: Connection, dialect: Dialect) -> set[str]:
+    """Take the oldest notes that nobody else is taking, and return the keys they name."""
+    taken = conn.execute(_take(dialect), {"limit": NOTES_AT_A_TIME})
+    return set(taken.scalars())
+
+
+def admit(
+    conn: Connection,
+    dialect: Dialect,
+    keys: Iterable[str],
+    released: Counter[str] | None = None,
+) -> list[str]:
+    """Give back released slots and let the next of each key in; return the ids let in.
+
+    Args:
+        conn: The transaction that also stores why the slots are free.
+        dialect: The database's own ways.
+        keys: Keys to look at.
+        released: How many holders of each key have ended.
+    """
+    gone = released or Counter()
+    wanted = sorted({*keys, *gone})
+    if not wanted:
+        return []
+    locked = _lock_slots(conn, dialect, wanted)
+    used = {row.key: row.used - gone[row.key] for row in locked}
+    free = [row.key for row in locked if used[row.key] < row.max_used]
+    bound = {"keys": json.dumps(free)}
+    oldest = [row.id for row in conn.execute(_oldest(dialect), bound) if row.id] if free else []
+    admitted: list[Row[tuple[str, str]]] = []
+    if oldest:
+        queued = conn.execute(_queue(dialect), {"ids": json.dumps(oldest)})
+        admitted = list(queued)
+    holder = {row.concurrency_key: row.id for row in admitted}
+    for row in admitted:
+        used[row.concurrency_key] += 1
+    _write_slots(conn, dialect, used, holder, before={row.key: row.used for row in locked})
+    return [row.id for row in admitted]
+
+
+def sweep(conn: Connection, dialect: Dialect, after: str) -> tuple[int, str]:
+    """Repair a stretch of keys: slots whose holder is gone, keys that nobody looked at.
+
+    There should be nothing to repair; what is found is a fault to be reported.
+
+    Args:
+        conn: A write transaction.
+        dialect: The database's own ways.
+        after: The key where the last call ended; "" to begin with.
+
+    Returns:
+        How much was repaired, and the key to go on after ("" at the end).
+    """
+    bound = {"after": after, "limit": SWEPT_AT_A_TIME}
+    keys = [key for key in conn.execute(_KEYS, bound).scalars() if key is not None]
+    if not keys:
+        return 0, ""
+    asked = {"keys": json.dumps(keys)}
+    # Judged by a statement of its own, after the lock: a snapshot from before it would take a
+    # holder that was let in meanwhile for one that is gone.
+    conn.execute(_lock(dialect), asked).all()
+    gone = Counter({row.key: row.used for row in conn.execute(_orphaned(dialect), asked)})
+    waiting = set(conn.execute(_overlooked(dialect), asked).scalars())
+    admitted = admit(conn, dialect, waiting, gone)
+    repaired = sum(gone.values()) + len(admitted)
+    return repaired, keys[-1] if len(keys) == SWEPT_AT_A_TIME else ""
+
+
+def _lock_slots(
+    conn: Connection, dialect: Dialect, keys: list[str]
+) -> list[Row[tuple[str, int, int]]]:
+    """Lock a slot for every key, in order, making those that don't exist."""
+    bound = {"keys": json.dumps(keys)}
+    locked: list[Row[tuple[str, int, int]]] = []
+    # Another transaction may remove an idle slot between our insert and our lock.
+    while len(locked) < len(keys):
+        conn.execute(_make(dialect), bound)
+        locked = list(conn.execute(_lock(dialect), bound))
+    return locked
+
+
+def _write_slots(
+    conn: Connection,
+    dialect: Dialect,
+    used: dict[str, int],
+    holder: dict[str, str],
+    before: dict[str, int],
+) -> None:
+    idle = [key for key, count in used.items() if count <= 0]
+    if idle:
+        conn.execute(_drop(dialect), {"keys": json.dumps(idle)})
+    rows = [
+        {"key": key, "used": count, "holder": holder.get(key)}
+        for key, count in used.items()
+        if count > 0 and (key in holder or count != before[key])
+    ]
+    if rows:
+        conn.execute(_update(dialect), {"rows": json.dumps(rows)})
+
+
+@cache
+def _take(dialect: Dialect) -> TextClause:
+    return text(
+        f"""
+        DELETE FROM netscript_admissions WHERE id IN (
+            SELECT id FROM netscript_admissions ORDER BY id LIMIT :limit {dialect.skip_locked})
+        RETURNING key
+        """  # noqa: S608
+    )
+
+
+@cache
+def _make(dialect: Dialect) -> TextClause:
+    return text(
+        f"""
+        INSERT INTO netscript_concurrency_slots (key, max_used, used)
+        SELECT k.value, 1, 0 FROM {dialect.members("keys")} k WHERE true
+        ON CONFLICT (key) DO NOTHING
+        """  # noqa: S608
+    )
+
+
+@cache
+def _lock(dialect: Dialect) -> TextClause:
+    return text(
+        f"""
+        SELECT key, used, max_used FROM netscript_concurrency_slots
+        WHERE key IN {dialect.members("keys")} ORDER BY key {dialect.for_update}
+        """  # noqa: S608
+    )
+
+
+@cache
+def _oldest(dialect: Dialect) -> TextClause:
+    return text(
+        f"""
+        SELECT (
+            SELECT e.id FROM netscript_executions e
+            WHERE e.status = 'blocked' AND e.concurrency_key = k.value AND NOT EXISTS (
+                SELECT 1 FROM netscript_topics t WHERE t.name = e.topic AND t.paused)
+            ORDER BY e.id LIMIT 1
+        ) AS id FROM {dialect.members("keys")} k
+        """  # noqa: S608
+    )
+
+
+@cache
+def _queue(dialect: Dialect) -> TextClause:
+    return text(
+        f"""
+        UPDATE netscript_executions SET status = 'queued', holds_key = true, reason = NULL
+        WHERE id IN {dialect.members("ids", "id")} AND status = 'blocked'
+        RETURNING id, concurrency_key
+        """  # noqa: S608
+    )
+
+
+@cache
+def _drop(dialect: Dialect) -> TextClause:
+    return text(
+        f"DELETE FROM netscript_concurrency_slots WHERE key IN {dialect.members('keys')}"  # noqa: S608
+    )
+
+
+@cache
+def _update(dialect: Dialect) -> TextClause:
+    source = dialect.records(key="text", used="int", holder="id")
+    return text(
+        f"""
+        UPDATE netscript_concurrency_slots SET used = r.used, holder = r.holder
+        FROM {source} WHERE netscript_concurrency_slots.key = r.key
+        """  # noqa: S608
+    )
+
+
+# The next keys that anybody holds or waits for: a loose index scan on both.
+_KEYS = text(
+    """
+    WITH RECURSIVE b(key) AS (
+        SELECT (SELECT concurrency_key FROM netscript_executions
+                WHERE status = 'blocked' AND concurrency_key > :after
+                ORDER BY concurrency_key LIMIT 1)
+        UNION ALL
+        SELECT (SELECT e.concurrency_key FROM netscript_executions e
+                WHERE e.status = 'blocked' AND e.concurrency_key > b.key
+                ORDER BY e.concurrency_key LIMIT 1)
+        FROM b WHERE b.key IS NOT NULL),
+    few AS (SELECT key FROM b WHERE key IS NOT NULL LIMIT :limit)
+    SELECT key FROM few
+    UNION
+    SELECT key FROM (SELECT key FROM netscript_concurrency_slots WHERE key > :after
+                     ORDER BY key LIMIT :limit) AS s
+    ORDER BY key LIMIT :limit
+    """
+)
+
+
+@cache
+def _orphaned(dialect: Dialect) -> TextClause:
+    """Select slots in use whose holder is finished, or waits without holding the key."""
+    return text(
+        f"""
+        SELECT s.key, s.used FROM netscript_concurrency_slots s
+        WHERE s.key IN {dialect.members("keys")} AND s.used > 0 AND NOT EXISTS (
+            SELECT 1 FROM netscript_executions e WHERE e.id = s.holder AND e.holds_key)
+        """  # noqa: S608
+    )
+
+
+@cache
+def _overlooked(dialect: Dialect) -> TextClause:
+    return text(
+        f"""
+        SELECT k.value FROM {dialect.members("keys")} k
+        WHERE NOT EXISTS (SELECT 1 FROM netscript_concurrency_slots s
+                          WHERE s.key = k.value AND s.used > 0)
+          AND EXISTS (SELECT 1 FROM netscript_executions e
+                      WHERE e.status = 'blocked' AND e.concurrency_key = k.value)
+        """  # noqa: S608
+    )

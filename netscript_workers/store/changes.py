@@ -1,0 +1,72 @@
+"""The list of what changed, in commit order: one row a commit, for whoever follows along."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+from netscript_workers.store.dialects import Dialect
+from netscript_workers.store.schema import changes as table
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One commit: its number in commit order, and what it left each execution as."""
+
+    seq: int
+    items: tuple[tuple[str, str], ...]
+
+
+def record(
+    conn: Connection, dialect: Dialect, items: Sequence[tuple[str, str]], now: int
+) -> None:
+    """Note in this transaction that the executions got these statuses."""
+    if items:
+        text_of = json.dumps(items, separators=(",", ":"))
+        dialect.insert(conn, table, [{"at": now, "items": text_of}])
+
+
+def stamp(conn: Connection, dialect: Dialect, *, limit: int = 1000) -> int:
+    """Number what has been committed since the last call; return how many rows.
+
+    A number drawn before the commit would let readers miss the commit that comes late. One
+    process at a time numbers; where another is at it, this does nothing.
+    """
+    if not dialect.try_lock(conn, "changes"):
+        return 0
+    rows = conn.execute(_UNSTAMPED, {"limit": limit}).scalars().all()
+    if rows:
+        highest = conn.execute(_HIGHEST).scalar() or 0
+        numbered = [{"id": id_, "seq": highest + place} for place, id_ in enumerate(rows, 1)]
+        conn.execute(_STAMP, numbered)
+    return len(rows)
+
+
+def read(conn: Connection, after: int, *, limit: int = 1000) -> list[Change]:
+    """Return the numbered commits after `after`, oldest first."""
+    rows = conn.execute(_READ, {"after": after, "limit": limit})
+    return [Change(row.seq, tuple((i, s) for i, s in json.loads(row.items))) for row in rows]
+
+
+def prune(conn: Connection, *, before: int, limit: int) -> int:
+    """Forget up to `limit` commits that are older than `before`, but never the newest."""
+    return conn.execute(_PRUNE, {"before": before, "limit": limit}).rowcount
+
+
+_UNSTAMPED = text("SELECT id FROM netscript_changes WHERE seq IS NULL ORDER BY id LIMIT :limit")
+_HIGHEST = text("SELECT max(seq) FROM netscript_changes")
+_STAMP = text("UPDATE netscript_changes SET seq = :seq WHERE id = :id")
+_READ = text(
+    "SELECT seq, items AS items FROM netscript_changes WHERE seq > :after ORDER BY seq LIMIT :limit"
+)
+_PRUNE = text(
+    """
+    DELETE FROM netscript_changes WHERE seq IN (
+        SELECT seq FROM netscript_changes
+        WHERE at < :before AND seq < (SELECT max(seq) FROM netscript_changes)
+        ORDER BY seq LIMIT :limit)
+    """
+)

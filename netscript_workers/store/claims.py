@@ -1,0 +1,171 @@
+"""Claiming: a worker takes as many ready executions as it has free slots, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from operator import itemgetter
+
+from sqlalchemy import Connection, TextClause, text
+
+from netscript_workers.domain import ClaimedExecution
+from netscript_workers.store.dialects import Dialect
+from netscript_workers.store.outbox import PRIORITY_STEP
+
+PROMOTED_AT_A_TIME = 500
+
+# The claim returns the fields of ClaimedExecution in their order, and sort_at as the last.
+_URGENCY = itemgetter(-1, 0)
+
+
+class TopicRotation:
+    """Which topics to claim from, in turns, so that a hot one can't take every slot."""
+
+    def __init__(self, only: Sequence[str] | None = None) -> None:
+        """Serve `only` these topics, or all."""
+        self._only = only
+        self._turn = 0
+
+    def next_order(self, conn: Connection) -> list[str]:
+        """Return the topics that have ready executions, a different one first each time."""
+        found = [name for name in conn.execute(_TOPICS).scalars() if name is not None]
+        serving = found if self._only is None else [name for name in found if name in self._only]
+        if not serving:
+            return []
+        self._turn += 1
+        start = self._turn % len(serving)
+        return serving[start:] + serving[:start]
+
+
+def claim(
+    conn: Connection,
+    dialect: Dialect,
+    *,
+    worker_id: str,
+    jobs: str,
+    topics: Sequence[str],
+    slots: int,
+    now: int,
+) -> list[ClaimedExecution]:
+    """Claim up to `slots` ready executions for a worker, the most urgent of each topic first.
+
+    Args:
+        conn: A write transaction.
+        dialect: The database's own ways.
+        worker_id: Whose they become.
+        jobs: The ids of the jobs this worker knows, as a JSON array; others are left alone.
+        topics: Where to look, in this order; each gets an equal share before any gets more.
+        slots: How many executions the worker can start at once.
+        now: The database's present.
+    """
+    claimed: list[ClaimedExecution] = []
+    if not topics or slots <= 0:
+        return claimed
+    token = dialect.draw_token(conn)
+    share = -(-slots // len(topics))
+    for limit in (share, slots):
+        for topic in topics:
+            free = min(limit, slots - len(claimed))
+            if free <= 0:
+                return claimed
+            bound = {
+                "topic": topic,
+                "jobs": jobs,
+                "slots": free,
+                "worker": worker_id,
+                "now": now,
+                "token": token,
+            }
+            if token is None:
+                del bound["token"]
+            # RETURNING does not keep the order of the selection.
+            rows = sorted(conn.execute(dialect.claim(), bound), key=_URGENCY)
+            claimed += [ClaimedExecution(*row[:-1]) for row in rows]
+        if len(topics) == 1:
+            return claimed
+    return claimed
+
+
+def promote(conn: Connection, dialect: Dialect, now: int) -> tuple[list[str], set[str], int]:
+    """Make due executions ready.
+
+    Returns:
+        The ids that are now queued, the keys of those that must ask for theirs first, and how
+        many there were.
+    """
+    bound = {"now": now, "step": PRIORITY_STEP, "limit": PROMOTED_AT_A_TIME}
+    due = conn.execute(_promote(dialect), bound).all()
+    queued = [str(row.id) for row in due if row.status == "queued"]
+    keys = {row.concurrency_key for row in due if row.status == "blocked"}
+    return queued, keys, len(due)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a look at the database found.
+
+    Attributes:
+        ready: Something is queued.
+        notes: A concurrency key waits to be looked at.
+        next_due: When the next scheduled execution is due, in microseconds since the epoch.
+    """
+
+    ready: bool
+    notes: bool
+    next_due: int | None
+
+
+def probe(conn: Connection) -> Probe:
+    """Look, in one statement that writes nothing, whether there is anything to do."""
+    row = conn.execute(_PROBE).one()
+    return Probe(ready=bool(row.ready), notes=bool(row.notes), next_due=row.next_due)
+
+
+def next_due(conn: Connection) -> int | None:
+    """Return when the next scheduled execution is due."""
+    return conn.execute(_NEXT_DUE).scalar()
+
+
+# A loose index scan: one step per topic, however many rows it has.
+_TOPICS = text(
+    """
+    WITH RECURSIVE t(topic) AS (
+        SELECT (SELECT topic FROM netscript_executions WHERE status = 'queued'
+                ORDER BY topic LIMIT 1)
+        UNION ALL
+        SELECT (SELECT e.topic FROM netscript_executions e
+                WHERE e.status = 'queued' AND e.topic > t.topic ORDER BY e.topic LIMIT 1)
+        FROM t WHERE t.topic IS NOT NULL)
+    SELECT topic FROM t
+    """
+)
+_NEXT_DUE = text(
+    "SELECT run_at FROM netscript_executions WHERE status = 'scheduled' ORDER BY run_at LIMIT 1"
+)
+_PROBE = text(
+    """
+    SELECT EXISTS (SELECT 1 FROM netscript_executions WHERE status = 'queued') AS ready,
+        EXISTS (SELECT 1 FROM netscript_admissions) AS notes,
+        (SELECT run_at FROM netscript_executions WHERE status = 'scheduled'
+         ORDER BY run_at LIMIT 1) AS next_due
+    """
+)
+
+
+@cache
+def _promote(dialect: Dialect) -> TextClause:
+    return text(
+        f"""
+        UPDATE netscript_executions
+        SET status = CASE WHEN concurrency_key IS NULL OR holds_key THEN 'queued'
+                     ELSE 'blocked' END,
+            reason = CASE WHEN concurrency_key IS NULL OR holds_key THEN NULL
+                     ELSE 'concurrency key' END,
+            sort_at = run_at - priority * CAST(:step AS bigint)
+        WHERE id IN (
+            SELECT id FROM netscript_executions WHERE status = 'scheduled' AND run_at <= :now
+            ORDER BY run_at, id LIMIT :limit {dialect.skip_locked})
+        RETURNING id, status, concurrency_key
+        """  # noqa: S608
+    )

@@ -1,0 +1,261 @@
+"""What differs between SQLite and PostgreSQL, in one place."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, ClassVar
+
+from sqlalchemy import Connection, Table, TextClause, text
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import DBAPIError
+
+Row = Mapping[str, Any]
+
+
+class Dialect(ABC):
+    """One database's way of doing what the other does differently."""
+
+    name: ClassVar[str]
+    # Appended to a SELECT whose rows are about to be changed.
+    for_update: ClassVar[str]
+    skip_locked: ClassVar[str]
+
+    @abstractmethod
+    def insert(self, conn: Connection, table: Table, rows: Sequence[Row]) -> None:
+        """Insert many rows that name the same columns, in one statement."""
+
+    @abstractmethod
+    def records(self, **columns: str) -> str:
+        """Write a FROM item `r` of the JSON rows bound to `:rows`.
+
+        Args:
+            **columns: Each column's type: `id`, `int`, `bigint`, `float`, `text` or `bool`.
+        """
+
+    @abstractmethod
+    def members(self, param: str, kind: str = "text") -> str:
+        """Write a subquery of the values in the JSON array bound to `:param`."""
+
+    @abstractmethod
+    def claim(self) -> TextClause:
+        """Return the statement that claims up to `:slots` queued executions of `:topic`."""
+
+    @abstractmethod
+    def draw_token(self, conn: Connection) -> int | None:
+        """Return the token of the next claim, where the claim can't draw one itself."""
+
+    @abstractmethod
+    def measure_clock(self, conn: Connection) -> int | None:
+        """Return the server's clock in microseconds, or None if it is this machine's."""
+
+    @abstractmethod
+    def set_lock_timeout(self, conn: Connection, seconds: float) -> None:
+        """Bound how long the statements of this transaction wait for other transactions."""
+
+    @abstractmethod
+    def try_lock(self, conn: Connection, name: str) -> bool:
+        """Take a lock until the end of this transaction, or return False at once."""
+
+    @abstractmethod
+    def is_contention(self, error: DBAPIError) -> bool:
+        """Tell whether somebody else's transaction was in the way."""
+
+    @abstractmethod
+    def is_bad_data(self, error: DBAPIError) -> bool:
+        """Tell whether one of the values given can't be stored."""
+
+
+CLAIMED_COLUMNS = (
+    "id, token, kind, job_id, topic, payload, attempt, max_attempts, losses, priority, "
+    "concurrency_key, correlation_id, traceparent, tracestate, trigger_event_id, started_at, "
+    "sort_at"
+)
+
+_READY = """
+    SELECT id FROM netscript_executions
+    WHERE status = 'queued' AND topic = :topic
+      AND job_id IN {jobs}
+      AND NOT EXISTS (SELECT 1 FROM netscript_topics t WHERE t.name = :topic AND t.paused)
+    ORDER BY sort_at, id LIMIT :slots"""
+
+
+class SqliteDialect(Dialect):
+    """SQLite: one writer at a time, this machine's clock, no row locks."""
+
+    name = "sqlite"
+    for_update = ""
+    skip_locked = ""
+
+    def insert(self, conn: Connection, table: Table, rows: Sequence[Row]) -> None:
+        """Insert by the driver's executemany: half the cost of unpacking JSON in SQL."""
+        columns = tuple(rows[0])
+        conn.exec_driver_sql(
+            _sqlite_insert(table.name, columns),
+            [tuple(row[column] for column in columns) for row in rows],
+        )
+
+    def records(self, **columns: str) -> str:
+        """Unpack the rows with json_each."""
+        fields = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in columns)
+        return f"(SELECT {fields} FROM json_each(:rows)) AS r"
+
+    def members(self, param: str, kind: str = "text") -> str:  # noqa: ARG002
+        """Unpack the array with json_each."""
+        return f"(SELECT value FROM json_each(:{param}))"
+
+    def claim(self) -> TextClause:
+        """Claim inside BEGIN IMMEDIATE, where nobody else writes."""
+        return _SQLITE_CLAIM
+
+    def draw_token(self, conn: Connection) -> int | None:
+        """Count a one-row table up; the executions of one claim share the token."""
+        drawn = conn.exec_driver_sql(
+            "UPDATE netscript_claim_token SET value = value + 1 RETURNING value"
+        )
+        return int(drawn.scalar_one())
+
+    def measure_clock(self, conn: Connection) -> int | None:  # noqa: ARG002
+        """Every process of a SQLite database runs on the machine of the file."""
+        return None
+
+    def set_lock_timeout(self, conn: Connection, seconds: float) -> None:
+        """There are no row locks to wait for; BEGIN has waited by busy_timeout already."""
+
+    def try_lock(self, conn: Connection, name: str) -> bool:  # noqa: ARG002
+        """A write transaction excludes all others already."""
+        return True
+
+    def is_contention(self, error: DBAPIError) -> bool:
+        """Tell by the driver's message; SQLite's code is not on every version's error."""
+        told = str(error.orig)
+        return "database is locked" in told or "database table is locked" in told
+
+    def is_bad_data(self, error: DBAPIError) -> bool:
+        """Tell by the class of the driver's error."""
+        name = type(error.orig).__name__
+        return name in {"IntegrityError", "DataError", "InterfaceError", "ProgrammingError"}
+
+
+@cache
+def _sqlite_insert(table: str, columns: tuple[str, ...]) -> str:
+    marks = ", ".join("?" for _ in columns)
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608
+
+
+_SQLITE_CLAIM = text(
+    f"""
+    UPDATE netscript_executions
+    SET status = 'running', token = :token, worker_id = :worker, started_at = :now, reason = NULL
+    WHERE id IN ({_READY.format(jobs="(SELECT value FROM json_each(:jobs))")})
+    RETURNING {CLAIMED_COLUMNS}
+    """  # noqa: S608
+)
+
+_PG_TYPES = {
+    "id": "uuid",
+    "int": "integer",
+    "bigint": "bigint",
+    "float": "double precision",
+    "text": "text",
+    "bool": "boolean",
+}
+
+
+class PostgresDialect(Dialect):
+    """PostgreSQL 12 and later: row locks, sequences, its own clock."""
+
+    name = "postgresql"
+    for_update = "FOR UPDATE"
+    skip_locked = "FOR UPDATE SKIP LOCKED"
+
+    def insert(self, conn: Connection, table: Table, rows: Sequence[Row]) -> None:
+        """Insert from one JSON parameter: a quarter of the client's CPU of executemany."""
+        conn.execute(_pg_insert(table, tuple(rows[0])), {"rows": json.dumps(rows)})
+
+    def records(self, **columns: str) -> str:
+        """Unpack the rows with json_to_recordset."""
+        fields = ", ".join(f"{name} {_PG_TYPES[kind]}" for name, kind in columns.items())
+        return f"json_to_recordset(CAST(:rows AS json)) AS r({fields})"
+
+    def members(self, param: str, kind: str = "text") -> str:
+        """Unpack the array with json_array_elements_text."""
+        cast = _PG_TYPES[kind]
+        return (
+            f"(SELECT CAST(value AS {cast}) AS value "
+            f"FROM json_array_elements_text(CAST(:{param} AS json)))"
+        )
+
+    def claim(self) -> TextClause:
+        """Claim past what others hold; MATERIALIZED so that LIMIT binds the update too."""
+        return _PG_CLAIM
+
+    def draw_token(self, conn: Connection) -> int | None:  # noqa: ARG002
+        """The claim draws from a sequence."""
+        return None
+
+    def measure_clock(self, conn: Connection) -> int | None:
+        """Ask the server."""
+        asked = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)"
+        return int(conn.exec_driver_sql(asked).scalar_one())
+
+    def set_lock_timeout(self, conn: Connection, seconds: float) -> None:
+        """Set it for this transaction."""
+        conn.exec_driver_sql(f"SET LOCAL lock_timeout = {round(seconds * 1000)}")
+
+    def try_lock(self, conn: Connection, name: str) -> bool:
+        """Take a transaction-level advisory lock."""
+        locked = conn.execute(_PG_TRY_LOCK, {"name": f"netscript:{name}"})
+        return bool(locked.scalar_one())
+
+    def is_contention(self, error: DBAPIError) -> bool:
+        """Lock timeout, deadlock, serialization failure."""
+        return _sqlstate(error) in {"55P03", "40P01", "40001"}
+
+    def is_bad_data(self, error: DBAPIError) -> bool:
+        """Classes 22 (data exception), 23 (integrity) and 54 (a limit, such as a long key)."""
+        state = _sqlstate(error)
+        return state[:2] in {"22", "23", "54"} or (
+            not state and type(error.orig).__name__ in {"DataError", "ProgrammingError"}
+        )
+
+
+def _sqlstate(error: DBAPIError) -> str:
+    return getattr(error.orig, "sqlstate", None) or ""
+
+
+@cache
+def _pg_insert(table: Table, columns: tuple[str, ...]) -> TextClause:
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    typed = ", ".join(
+        f"{name} {table.c[name].type.dialect_impl(dialect).compile(dialect=dialect)}"
+        for name in columns
+    )
+    names = ", ".join(columns)
+    return text(
+        f"INSERT INTO {table.name} ({names}) "  # noqa: S608
+        f"SELECT {names} FROM json_to_recordset(CAST(:rows AS json)) AS r({typed})"
+    )
+
+
+_PG_TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))")
+
+_PG_CLAIM = text(
+    f"""
+    WITH ready AS MATERIALIZED ({
+        _READY.format(jobs="(SELECT json_array_elements_text(CAST(:jobs AS json)))")
+    }
+    FOR UPDATE SKIP LOCKED)
+    UPDATE netscript_executions e
+    SET status = 'running', token = nextval('netscript_claim_token'), worker_id = :worker,
+        started_at = :now, reason = NULL
+    FROM ready WHERE e.id = ready.id AND e.status = 'queued'
+    RETURNING {", ".join(f"e.{name.strip()}" for name in CLAIMED_COLUMNS.split(","))}
+    """  # noqa: S608
+)
+
+DIALECTS: dict[str, Dialect] = {
+    dialect.name: dialect for dialect in (SqliteDialect(), PostgresDialect())
+}

@@ -1,0 +1,224 @@
+"""The database: its URL, its engines, its clock, its transactions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from psycopg.types.string import TextLoader
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError
+
+from netscript_workers.clock import SYSTEM_CLOCK, Clock
+from netscript_workers.errors import ConfigurationError
+from netscript_workers.store.dialects import DIALECTS, Dialect
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+# Longer than any transaction of ours; a user's own long one makes the others wait, not fail.
+SQLITE_BUSY_SECONDS = 30.0
+_CLOCK_CHECK_SECONDS = 1.0
+
+
+def parse_url(url: str) -> URL:
+    """Read a database URL.
+
+    `sqlite:///file.db`, `postgresql://…` and `postgres://…` are taken; the driver is psycopg.
+
+    Raises:
+        ConfigurationError: It is none of these.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise ConfigurationError(
+            "NETSCRIPT_DATABASE_URL is not a database URL.",
+            hint="Write it as sqlite:///netscript.db or postgresql://user:password@host/database.",
+        ) from error
+    backend = parsed.drivername.partition("+")[0]
+    if backend in {"postgresql", "postgres"}:
+        return parsed.set(drivername="postgresql+psycopg")
+    if backend == "sqlite":
+        if parsed.database in (None, "", ":memory:") or "mode=memory" in str(parsed.query):
+            raise ConfigurationError(
+                "A SQLite database in memory can't be shared by the server and its workers.",
+                hint="Name a file, as in sqlite:///netscript.db.",
+            )
+        return parsed.set(drivername="sqlite")
+    raise ConfigurationError(
+        f"Databases of the kind {parsed.drivername!r} are not supported.",
+        hint="Use sqlite:///netscript.db or postgresql://user:password@host/database.",
+    )
+
+
+def masked(url: str) -> str:
+    """Return the URL as it may be shown: without its password."""
+    return make_url(url).render_as_string(hide_password=True)
+
+
+def configure_sqlite(engine: Engine | AsyncEngine) -> None:
+    """Make a SQLite engine safe for several writers.
+
+    Its transactions begin IMMEDIATE (a deferred one that turns to writing fails at once where
+    another process writes, whatever the timeout), the journal is a WAL, and a commit is on disk
+    when it returns. Call it once, right after `create_engine`.
+    """
+    target = engine if isinstance(engine, Engine) else engine.sync_engine
+    if getattr(target, "_netscript_configured", False):
+        return
+    target._netscript_configured = True  # type: ignore[attr-defined]  # noqa: SLF001
+    event.listen(target, "connect", partial(_prepare_sqlite, SQLITE_BUSY_SECONDS))
+    event.listen(target, "begin", _begin_immediate)
+
+
+def is_configured(engine: Engine) -> bool:
+    """Tell whether `configure_sqlite` has prepared this engine."""
+    return getattr(engine, "_netscript_configured", False)
+
+
+def _prepare_sqlite(patience: float, connection: Any, record: Any) -> None:  # noqa: ARG001
+    # The driver would begin deferred transactions by itself.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    try:
+        cursor.execute(f"PRAGMA busy_timeout = {round(patience * 1000)}")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        # FULL: an accepted event survives a power cut. Batches pay for it.
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+    finally:
+        cursor.close()
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _read_ids_as_text(connection: Any, record: Any) -> None:  # noqa: ARG001
+    # Ids are strings everywhere; making a UUID object of each would only cost.
+    connection.adapters.register_loader("uuid", TextLoader)
+
+
+class DatabaseClock:
+    """The database's clock, asked once a second and carried on by the monotonic clock between."""
+
+    def __init__(self, dialect: Dialect, local: Clock) -> None:
+        self._dialect = dialect
+        self._local = local
+        self._offset: int | None = None
+        self._asked = float("-inf")
+
+    def now(self, conn: Connection) -> int:
+        """Return microseconds since the epoch, for a statement on `conn`."""
+        monotonic = time.monotonic()
+        if monotonic - self._asked >= _CLOCK_CHECK_SECONDS:
+            told = self._dialect.measure_clock(conn)
+            monotonic = time.monotonic()
+            self._offset = None if told is None else told - round(monotonic * 1e6)
+            self._asked = monotonic
+        if self._offset is None:
+            return self._local.now()
+        return self._offset + round(monotonic * 1e6)
+
+
+class Store:
+    """One database: how to write to it, how to read from it, and its clock.
+
+    Attributes:
+        url: The URL without its password, for people.
+        engine: For write transactions.
+        dialect: What this kind of database does its own way.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        clock: Clock | None = None,
+        pool_size: int = 5,
+        patience: float = SQLITE_BUSY_SECONDS,
+    ) -> None:
+        """Prepare the engines; nothing connects yet.
+
+        Args:
+            url: `sqlite:///file.db` or `postgresql://…`.
+            clock: Overrides the database's clock; tests only.
+            pool_size: Connections kept open for each of writing and reading.
+            patience: Seconds that a transaction waits for its turn on SQLite.
+
+        Raises:
+            ConfigurationError: The URL can't be used.
+        """
+        self._patience = patience
+        self._parsed = parse_url(url)
+        self.url = masked(url)
+        self.dialect = DIALECTS[self._parsed.get_backend_name()]
+        self._clock = clock
+        self.engine = self._create_engine(pool_size)
+        self._reader = self._create_engine(pool_size, read_only=True)
+        self._database_clock = DatabaseClock(self.dialect, clock or SYSTEM_CLOCK)
+
+    @property
+    def parsed_url(self) -> URL:
+        """The URL with its password, for whoever connects by itself."""
+        return self._parsed
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether it is a SQLite file."""
+        return self.dialect.name == "sqlite"
+
+    def now(self, conn: Connection) -> int:
+        """Return the database's present, in microseconds since the epoch."""
+        return self._clock.now() if self._clock else self._database_clock.now(conn)
+
+    @contextmanager
+    def begin(self, *, lock_timeout: float | None = None) -> Iterator[Connection]:
+        """Open a write transaction; it commits at the end, or rolls back on an error."""
+        with self.engine.begin() as conn:
+            if lock_timeout is not None:
+                self.dialect.set_lock_timeout(conn, lock_timeout)
+            yield conn
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Open a connection on which every statement sees its own snapshot."""
+        with self._reader.connect() as conn:
+            yield conn
+
+    def dedicated(self) -> Engine:
+        """Return an engine of its own, for a thread that must never wait for the pool."""
+        return self._create_engine(1)
+
+    def dispose(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+        self._reader.dispose()
+
+    def _create_engine(self, pool_size: int, *, read_only: bool = False) -> Engine:
+        if not self.is_sqlite:
+            engine = create_engine(
+                self._parsed,
+                isolation_level="AUTOCOMMIT" if read_only else "READ COMMITTED",
+                pool_size=pool_size,
+                max_overflow=0,
+                # A server that was restarted must not cost anybody a 503.
+                pool_pre_ping=True,
+                connect_args={"connect_timeout": 5, "application_name": "netscript"},
+            )
+            event.listen(engine, "connect", _read_ids_as_text)
+            return engine
+        engine = create_engine(
+            self._parsed,
+            connect_args={"check_same_thread": False},
+            pool_size=pool_size,
+            max_overflow=0,
+        )
+        event.listen(engine, "connect", partial(_prepare_sqlite, self._patience))
+        if not read_only:
+            event.listen(engine, "begin", _begin_immediate)
+        return engine

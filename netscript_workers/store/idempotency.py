@@ -1,0 +1,124 @@
+"""Idempotency keys: who used a key first, for a window that outlives the work itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import TypeAlias
+
+from sqlalchemy import Connection, TextClause, text
+
+from netscript_workers.clock import MICROSECONDS
+from netscript_workers.errors import StoreUnavailableError
+from netscript_workers.store.dialects import Dialect
+
+DEFAULT_WINDOW = 72 * 3600 * MICROSECONDS
+
+Name: TypeAlias = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key and what would take it.
+
+    Attributes:
+        scope: What the key is unique in, such as `job:send-receipt`.
+        key: The key itself.
+        fingerprint: Of the content; a later use with another one is a conflict.
+        ref: The id of the execution or event that takes it.
+    """
+
+    scope: str
+    key: str
+    fingerprint: str
+    ref: str
+
+    @property
+    def name(self) -> Name:
+        """What identifies it."""
+        return (self.scope, self.key)
+
+
+def take(
+    conn: Connection, dialect: Dialect, keys: Collection[Key], *, now: int, window: int
+) -> dict[Name, Key]:
+    """Take the keys that are free and return the owner of each, old or new.
+
+    Of keys that stand twice in `keys` the first one counts. The rows are inserted in the order of
+    their names, so that two transactions that take the same keys meet in one order and can't
+    deadlock. A key past its window is free.
+    """
+    wanted: dict[Name, Key] = {}
+    for key in keys:
+        wanted.setdefault(key.name, key)
+    owners: dict[Name, Key] = {}
+    for _ in range(3):
+        missing = sorted(wanted.keys() - owners.keys())
+        if not missing:
+            return owners
+        rows = [{**asdict(wanted[name]), "expires_at": now + window} for name in missing]
+        bound = {"rows": json.dumps(rows), "now": now}
+        for scope, name in conn.execute(_take(dialect), bound):
+            owners[scope, name] = wanted[scope, name]
+        if len(owners) < len(wanted):
+            # Whoever was first is asked for only now: the insert has waited for its commit.
+            for row in conn.execute(_find(dialect), bound):
+                owners.setdefault((row.scope, row.key), Key(*row))
+    if len(owners) < len(wanted):
+        raise StoreUnavailableError("Idempotency keys were pruned while they were being taken.")
+    return owners
+
+
+def find(
+    conn: Connection, dialect: Dialect, names: Collection[Name], *, now: int
+) -> dict[Name, Key]:
+    """Return the owners of those keys that are taken and within their window."""
+    rows = json.dumps([{"scope": scope, "key": key} for scope, key in names])
+    found = conn.execute(_find(dialect), {"rows": rows, "now": now})
+    return {(row.scope, row.key): Key(*row) for row in found}
+
+
+def prune(conn: Connection, dialect: Dialect, *, now: int, limit: int) -> int:
+    """Forget up to `limit` keys that are past their window."""
+    return conn.execute(_prune(dialect), {"now": now, "limit": limit}).rowcount
+
+
+@cache
+def _take(dialect: Dialect) -> TextClause:
+    source = dialect.records(
+        scope="text", key="text", fingerprint="text", ref="id", expires_at="bigint"
+    )
+    return text(
+        f"""
+        INSERT INTO netscript_idempotency_keys AS k (scope, key, fingerprint, ref, expires_at)
+        SELECT r.scope, r.key, r.fingerprint, r.ref, r.expires_at FROM {source} WHERE true
+        ON CONFLICT (scope, key) DO UPDATE SET fingerprint = excluded.fingerprint,
+            ref = excluded.ref, expires_at = excluded.expires_at WHERE k.expires_at <= :now
+        RETURNING scope, key
+        """  # noqa: S608
+    )
+
+
+@cache
+def _find(dialect: Dialect) -> TextClause:
+    source = dialect.records(scope="text", key="text")
+    return text(
+        f"""
+        SELECT k.scope, k.key, k.fingerprint, CAST(k.ref AS text) AS ref
+        FROM {source} JOIN netscript_idempotency_keys k ON k.scope = r.scope AND k.key = r.key
+        WHERE k.expires_at > :now
+        """  # noqa: S608
+    )
+
+
+@cache
+def _prune(dialect: Dialect) -> TextClause:
+    return text(
+        f"""
+        DELETE FROM netscript_idempotency_keys WHERE (scope, key) IN (
+            SELECT scope, key FROM netscript_idempotency_keys WHERE expires_at <= :now
+            ORDER BY expires_at LIMIT :limit {dialect.skip_locked})
+        """  # noqa: S608
+    )

@@ -1,0 +1,256 @@
+"""Storing how attempts ended, each under the token of its claim."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Connection, TextClause, text
+
+from netscript_workers.clock import MICROSECONDS
+from netscript_workers.domain import (
+    ClaimedExecution,
+    ExecutionStatus,
+    Outcome,
+    Reason,
+    Verdict,
+)
+from netscript_workers.store.dialects import Dialect
+from netscript_workers.store.outbox import PRIORITY_STEP, Submission, store
+from netscript_workers.store.schema import COMMON, attempts
+
+_FINAL = {
+    Verdict.COMPLETE: ExecutionStatus.COMPLETED,
+    Verdict.FAIL: ExecutionStatus.FAILED,
+    Verdict.CANCEL: ExecutionStatus.CANCELLED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """One attempt's end and the claim that it belongs to."""
+
+    claim: ClaimedExecution
+    outcome: Outcome
+
+
+@dataclass(slots=True)
+class Stored:
+    """What became of a batch of ends.
+
+    Attributes:
+        accepted: The ids whose token still held.
+        changed: Their new statuses.
+        released: How many holders of each concurrency key have ended.
+        next_due: When the earliest of those that wait is due.
+        ready: Whether any of them, or of their actions, can run at once.
+    """
+
+    accepted: set[str] = field(default_factory=set[str])
+    changed: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    released: Counter[str] = field(default_factory=Counter[str])
+    next_due: int | None = None
+    ready: bool = False
+
+
+def settle(
+    conn: Connection,
+    dialect: Dialect,
+    ended: Sequence[Settled],
+    *,
+    strict: Mapping[str, bool],
+    worker_id: str,
+    now: int,
+    window: int,
+) -> Stored:
+    """Store how these attempts ended.
+
+    A finished execution moves to history. One that runs again stays, as `scheduled`, `queued` or
+    `blocked`. What carries another token than the row is refused: somebody else has the
+    execution, or had it. The actions of a completed execution are stored with it.
+
+    Args:
+        conn: The tick's transaction.
+        dialect: The database's own ways.
+        ended: The ends, of different executions.
+        strict: For the ids whose job keeps the concurrency key until the execution is finished.
+        worker_id: Who ran them.
+        now: The database's present.
+        window: How long the idempotency keys of actions are kept, in microseconds.
+    """
+    result = Stored()
+    final = [end for end in ended if end.outcome.verdict in _FINAL]
+    again = [end for end in ended if end.outcome.verdict not in _FINAL]
+    if final:
+        _finish(conn, dialect, final, now, result)
+    if again:
+        _run_again(conn, dialect, again, strict, now, result)
+    accepted = [end for end in ended if end.claim.id in result.accepted]
+    _record_attempts(conn, dialect, accepted, worker_id, now)
+    actions = tuple(new for end in accepted for new in end.outcome.actions)
+    if actions:
+        store(conn, dialect, [Submission(executions=actions)], now=now, window=window)
+        result.ready = True
+    return result
+
+
+def _finish(
+    conn: Connection, dialect: Dialect, ended: Sequence[Settled], now: int, result: Stored
+) -> None:
+    rows = [
+        {
+            "id": end.claim.id,
+            "token": end.claim.token,
+            "status": _FINAL[end.outcome.verdict].value,
+            "reason": None if end.outcome.reason is None else end.outcome.reason.value,
+            "error": end.outcome.error,
+            "result": end.outcome.result,
+        }
+        for end in sorted(ended, key=_by_id)
+    ]
+    moved = conn.execute(_to_history(dialect), {"rows": json.dumps(rows), "now": now})
+    accepted = {str(id_) for id_ in moved.scalars()}
+    if not accepted:
+        return
+    conn.execute(_delete_live(dialect), {"ids": json.dumps(sorted(accepted))})
+    for end in ended:
+        if end.claim.id in accepted:
+            result.changed.append((end.claim.id, _FINAL[end.outcome.verdict].value))
+            if end.claim.concurrency_key is not None:
+                result.released[end.claim.concurrency_key] += 1
+    result.accepted |= accepted
+
+
+def _run_again(
+    conn: Connection,
+    dialect: Dialect,
+    ended: Sequence[Settled],
+    strict: Mapping[str, bool],
+    now: int,
+    result: Stored,
+) -> None:
+    rows = [_again_row(end, strict, now) for end in sorted(ended, key=_by_id)]
+    bound = {"rows": json.dumps(rows), "step": PRIORITY_STEP}
+    accepted = {str(id_) for id_ in conn.execute(_to_live(dialect), bound).scalars()}
+    keys = {end.claim.id: end.claim.concurrency_key for end in ended}
+    for row in rows:
+        if row["id"] not in accepted:
+            continue
+        result.changed.append((row["id"], row["status"]))
+        key = keys[row["id"]]
+        if key is not None and not row["holds_key"]:
+            result.released[key] += 1
+        if row["status"] == ExecutionStatus.SCHEDULED:
+            result.next_due = min(row["run_at"], result.next_due or row["run_at"])
+        else:
+            result.ready = True
+    result.accepted |= accepted
+
+
+def _again_row(end: Settled, strict: Mapping[str, bool], now: int) -> dict[str, Any]:
+    outcome, claim = end.outcome, end.claim
+    run_at = now + round(outcome.delay * MICROSECONDS)
+    keyed = claim.concurrency_key is not None
+    # A drained execution keeps its key, for it has not had its turn.
+    keeps = keyed and (outcome.verdict is Verdict.RELEASE or strict.get(claim.job_id, False))
+    status, reason = ExecutionStatus.SCHEDULED, outcome.reason
+    if run_at <= now and keyed and not keeps:
+        status, reason = ExecutionStatus.BLOCKED, Reason.CONCURRENCY_KEY
+    elif run_at <= now:
+        status = ExecutionStatus.QUEUED
+    return {
+        "id": claim.id,
+        "token": claim.token,
+        "status": status.value,
+        "run_at": run_at,
+        "attempt": claim.attempt + (1 if outcome.verdict is Verdict.RETRY else 0),
+        "reason": None if reason is None else reason.value,
+        "error": outcome.error,
+        "holds_key": keeps,
+    }
+
+
+def _record_attempts(
+    conn: Connection, dialect: Dialect, ended: Sequence[Settled], worker_id: str, now: int
+) -> None:
+    rows = [
+        {
+            "execution_id": end.claim.id,
+            "token": end.claim.token,
+            "attempt": end.claim.attempt,
+            "outcome": (end.outcome.failure or Reason.ERROR).value,
+            "error": end.outcome.error,
+            "detail": end.outcome.detail,
+            "worker_id": worker_id,
+            "started_at": end.claim.started_at,
+            "finished_at": now,
+        }
+        for end in ended
+        if end.outcome.failure is not None
+    ]
+    if rows:
+        dialect.insert(conn, attempts, rows)
+
+
+def _by_id(end: Settled) -> str:
+    return end.claim.id
+
+
+_MOVED = ", ".join(
+    {"status": "r.status", "reason": "r.reason", "error": "r.error"}.get(name, f"e.{name}")
+    for name in COMMON
+)
+
+
+@cache
+def _to_history(dialect: Dialect) -> TextClause:
+    source = dialect.records(
+        id="id", token="bigint", status="text", reason="text", error="text", result="text"
+    )
+    lock = f"{dialect.for_update} OF e" if dialect.for_update else ""
+    return text(
+        f"""
+        INSERT INTO netscript_execution_history ({", ".join(COMMON)}, result, finished_at)
+        SELECT {_MOVED}, r.result, CAST(:now AS bigint)
+        FROM {source} JOIN netscript_executions e ON e.id = r.id
+        WHERE e.token = r.token AND e.status = 'running' {lock}
+        RETURNING id
+        """  # noqa: S608
+    )
+
+
+@cache
+def _delete_live(dialect: Dialect) -> TextClause:
+    return text(
+        f"DELETE FROM netscript_executions WHERE id IN {dialect.members('ids', 'id')}"  # noqa: S608
+    )
+
+
+@cache
+def _to_live(dialect: Dialect) -> TextClause:
+    source = dialect.records(
+        id="id",
+        token="bigint",
+        status="text",
+        run_at="bigint",
+        attempt="int",
+        reason="text",
+        error="text",
+        holds_key="bool",
+    )
+    return text(
+        f"""
+        UPDATE netscript_executions
+        SET status = r.status, run_at = r.run_at, attempt = r.attempt, reason = r.reason,
+            error = r.error, holds_key = r.holds_key, worker_id = NULL,
+            sort_at = r.run_at - priority * CAST(:step AS bigint)
+        FROM {source}
+        WHERE netscript_executions.id = r.id AND netscript_executions.token = r.token
+          AND netscript_executions.status = 'running'
+        RETURNING netscript_executions.id
+        """  # noqa: S608
+    )

@@ -1,0 +1,245 @@
+"""The tables. All of them live in the user's own database, so every name begins `netscript_`.
+
+Times are microseconds since the epoch, so that one arithmetic serves both databases. Payloads,
+results and steps are JSON as ASCII text: `jsonb` refuses what JSON allows (a NUL, a lone
+surrogate).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.types import TypeEngine
+
+PREFIX = "netscript_"
+VERSION_TABLE = f"{PREFIX}alembic_version"
+CLAIM_TOKEN = f"{PREFIX}claim_token"
+
+metadata = MetaData()
+
+# Ids are UUIDs on PostgreSQL (16 bytes) and text on SQLite; either way strings in Python.
+Id: TypeEngine[str] = Text().with_variant(postgresql.UUID(as_uuid=False), "postgresql")
+# Collation "C": these are compared on hot paths, and never sorted for people.
+Key: TypeEngine[str] = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+Serial: TypeEngine[int] = BigInteger().with_variant(Integer(), "sqlite")
+Micros = BigInteger
+
+
+def partial_index(name: str, *columns: str, where: str) -> Index:
+    """Return an index over the rows that meet a condition, on both databases."""
+    condition = text(where)
+    return Index(name, *columns, sqlite_where=condition, postgresql_where=condition)
+
+
+def _common() -> list[Column[Any]]:
+    """Columns that a live and a finished execution share."""
+    return [
+        Column("id", Id, primary_key=True),
+        Column("kind", Text, nullable=False),
+        Column("job_id", Key, nullable=False),
+        Column("topic", Key, nullable=False),
+        Column("status", Key, nullable=False),
+        Column("priority", SmallInteger, nullable=False),
+        Column("payload", Text, nullable=False),
+        Column("fingerprint", Text, nullable=False),
+        Column("attempt", Integer, nullable=False),
+        Column("max_attempts", Integer, nullable=False),
+        Column("losses", Integer, nullable=False),
+        Column("strict_order", Boolean, nullable=False),
+        Column("idempotency_key", Text),
+        Column("concurrency_key", Key),
+        Column("correlation_id", Text),
+        Column("traceparent", Text),
+        Column("tracestate", Text),
+        Column("triggered_by", Text, nullable=False),
+        Column("trigger_event_id", Id),
+        Column("retried_from", Id),
+        Column("created_at", Micros, nullable=False),
+        Column("run_at", Micros, nullable=False),
+        Column("started_at", Micros),
+        Column("token", BigInteger),
+        Column("worker_id", Id),
+        Column("reason", Text),
+        Column("error", Text),
+        Column("progress_percent", Float),
+        Column("progress_message", Text),
+    ]
+
+
+COMMON: tuple[str, ...] = tuple(column.name for column in _common())
+
+executions = Table(
+    f"{PREFIX}executions",
+    metadata,
+    *_common(),
+    # run_at minus a few seconds a point of priority: one static index serves the most urgent
+    # first, and makes nobody wait for ever. See docs of PRIORITY_STEP.
+    Column("sort_at", Micros, nullable=False),
+    Column("holds_key", Boolean, nullable=False),
+    Column("cancel_requested", Boolean, nullable=False),
+    # No other index without a measurement, and no column here that a heartbeat touches.
+    partial_index(
+        f"{PREFIX}executions_ready", "topic", "sort_at", "id", where="status = 'queued'"
+    ),
+    partial_index(f"{PREFIX}executions_due", "run_at", "id", where="status = 'scheduled'"),
+    partial_index(
+        f"{PREFIX}executions_blocked", "concurrency_key", "id", where="status = 'blocked'"
+    ),
+    partial_index(f"{PREFIX}executions_running", "worker_id", "id", where="status = 'running'"),
+)
+
+history = Table(
+    f"{PREFIX}execution_history",
+    metadata,
+    *_common(),
+    Column("result", Text),
+    Column("finished_at", Micros, nullable=False),
+    Index(f"{PREFIX}history_job", "job_id", "id"),
+    Index(f"{PREFIX}history_status", "status", "id"),
+    Index(f"{PREFIX}history_topic", "topic", "id"),
+    Index(f"{PREFIX}history_correlation", "correlation_id", "id"),
+)
+
+attempts = Table(
+    f"{PREFIX}execution_attempts",
+    metadata,
+    Column("execution_id", Id, primary_key=True),
+    Column("token", BigInteger, primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("error", Text),
+    Column("detail", Text),
+    Column("exit_code", Integer),
+    Column("signal", Integer),
+    Column("worker_id", Id),
+    Column("started_at", Micros),
+    Column("finished_at", Micros, nullable=False),
+)
+
+steps = Table(
+    f"{PREFIX}execution_steps",
+    metadata,
+    Column("execution_id", Id, primary_key=True),
+    Column("name", Key, primary_key=True),
+    Column("value", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("finished_at", Micros, nullable=False),
+)
+
+logs = Table(
+    f"{PREFIX}execution_logs",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("execution_id", Id, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("at", Micros, nullable=False),
+    Column("level", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Index(f"{PREFIX}logs_execution", "execution_id", "id"),
+)
+
+idempotency_keys = Table(
+    f"{PREFIX}idempotency_keys",
+    metadata,
+    Column("scope", Key, primary_key=True),
+    Column("key", Key, primary_key=True),
+    Column("fingerprint", Text, nullable=False),
+    Column("ref", Id, nullable=False),
+    Column("expires_at", Micros, nullable=False),
+    Index(f"{PREFIX}idempotency_expiry", "expires_at"),
+)
+
+slots = Table(
+    f"{PREFIX}concurrency_slots",
+    metadata,
+    Column("key", Key, primary_key=True),
+    Column("max_used", Integer, nullable=False),
+    Column("used", Integer, nullable=False),
+    Column("holder", Id),
+    CheckConstraint("used >= 0 AND used <= max_used", name=f"{PREFIX}slots_used"),
+)
+
+admissions = Table(
+    f"{PREFIX}admissions",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("key", Key, nullable=False),
+)
+
+workers = Table(
+    f"{PREFIX}workers",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("concurrency", Integer, nullable=False),
+    Column("jobs", Text, nullable=False),
+    Column("lifeline", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("started_at", Micros, nullable=False),
+    Column("heartbeat_at", Micros, nullable=False),
+    Column("lease_until", Micros, nullable=False),
+)
+
+topics = Table(
+    f"{PREFIX}topics",
+    metadata,
+    Column("name", Key, primary_key=True),
+    Column("paused", Boolean, nullable=False),
+)
+
+job_definitions = Table(
+    f"{PREFIX}job_definitions",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("description", Text),
+    Column("topic", Text, nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    Column("max_attempts", Integer, nullable=False),
+    Column("timeout", Float),
+    Column("strict_order", Boolean, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("tags", Text, nullable=False),
+    Column("metadata", Text, nullable=False),
+    Column("payload_schema", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("registered_at", Micros, nullable=False),
+)
+
+changes = Table(
+    f"{PREFIX}changes",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    # Given after the commit, so that readers see commits in order and miss none.
+    Column("seq", BigInteger),
+    Column("at", Micros, nullable=False),
+    Column("items", Text, nullable=False),
+    Index(f"{PREFIX}changes_seq", "seq", unique=True),
+    partial_index(f"{PREFIX}changes_unstamped", "id", where="seq IS NULL"),
+)
+
+def include_name(name: str | None, type_: str, parent_names: Any) -> bool:  # noqa: ARG001
+    """Leave netscript's own tables alone in a user's Alembic `env.py`.
+
+    Example:
+        context.configure(..., include_name=include_name)
+    """
+    return not (name is not None and name.startswith(PREFIX) and type_ in {"table", "index"})

@@ -1,0 +1,104 @@
+"""What a running attempt leaves behind: finished steps, progress, log lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+
+from sqlalchemy import Connection, TextClause, text
+
+from netscript_workers.store.dialects import Dialect
+from netscript_workers.store.schema import logs
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedStep:
+    """A step's result, stored under the token of the attempt that ran it."""
+
+    id: str
+    token: int
+    name: str
+    value: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a running execution is."""
+
+    id: str
+    token: int
+    percent: float
+    message: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line that a handler logged; `at` in microseconds since the epoch."""
+
+    execution_id: str
+    attempt: int
+    at: int
+    level: str
+    message: str
+
+
+def save_steps(
+    conn: Connection, dialect: Dialect, finished: Sequence[FinishedStep], now: int
+) -> set[str]:
+    """Store finished steps; return the executions whose attempt may go on."""
+    rows = json.dumps([asdict(step) for step in finished])
+    saved = conn.execute(_save(dialect), {"rows": rows, "now": now})
+    return {str(id_) for id_ in saved.scalars()}
+
+
+def load_steps(conn: Connection, execution_id: str) -> dict[str, str]:
+    """Return the stored steps of an execution: JSON by name."""
+    rows = conn.execute(_LOAD, {"id": execution_id})
+    return {row.name: row.value for row in rows}
+
+
+def save_progress(conn: Connection, dialect: Dialect, progress: Sequence[Progress]) -> None:
+    """Show how far these executions are, where the attempt still has the right to say."""
+    latest = {note.id: note for note in progress}
+    rows = json.dumps([asdict(note) for _, note in sorted(latest.items())])
+    conn.execute(_progress(dialect), {"rows": rows})
+
+
+def save_logs(conn: Connection, dialect: Dialect, lines: Sequence[LogLine]) -> None:
+    """Keep log lines."""
+    dialect.insert(conn, logs, [asdict(line) for line in lines])
+
+
+_LOAD = text("SELECT name, value FROM netscript_execution_steps WHERE execution_id = :id")
+
+
+@cache
+def _save(dialect: Dialect) -> TextClause:
+    source = dialect.records(id="id", token="bigint", name="text", value="text", attempt="int")
+    return text(
+        f"""
+        INSERT INTO netscript_execution_steps (execution_id, name, value, attempt, finished_at)
+        SELECT e.id, r.name, r.value, r.attempt, CAST(:now AS bigint)
+        FROM {source} JOIN netscript_executions e ON e.id = r.id
+        WHERE e.token = r.token AND e.status = 'running'
+        ON CONFLICT (execution_id, name) DO UPDATE SET value = excluded.value
+        RETURNING execution_id
+        """  # noqa: S608
+    )
+
+
+@cache
+def _progress(dialect: Dialect) -> TextClause:
+    source = dialect.records(id="id", token="bigint", percent="float", message="text")
+    return text(
+        f"""
+        UPDATE netscript_executions
+        SET progress_percent = r.percent, progress_message = r.message
+        FROM {source}
+        WHERE netscript_executions.id = r.id AND netscript_executions.token = r.token
+          AND netscript_executions.status = 'running'
+        """  # noqa: S608
+    )

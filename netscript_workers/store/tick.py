@@ -1,0 +1,266 @@
+"""The tick: one transaction that stores what has ended, lets the next in, and claims.
+
+N results and N claims cost one commit.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from netscript_workers.domain import ClaimedExecution, Outcome, Reason, Verdict
+from netscript_workers.errors import NetscriptError
+from netscript_workers.store import admissions, changes, claims, outcomes, steps
+from netscript_workers.store.claims import TopicRotation
+from netscript_workers.store.engine import Store
+from netscript_workers.store.idempotency import DEFAULT_WINDOW
+from netscript_workers.store.outcomes import Settled
+from netscript_workers.store.steps import FinishedStep, LogLine, Progress
+
+logger = logging.getLogger(__name__)
+
+# Topics with ready executions are looked up again this often while every claim is full.
+_TOPICS_SECONDS = 0.1
+
+
+@dataclass(slots=True)
+class Work:
+    """What a worker brings to a tick.
+
+    Attributes:
+        ended: Attempts that ended.
+        steps: Steps that finished.
+        progress: How far running executions are.
+        logs: Lines that handlers logged.
+        slots: How many executions could be started now.
+        look: Look for new notes and due executions, because somebody rang or time has passed.
+    """
+
+    ended: list[Settled] = field(default_factory=list[Settled])
+    steps: list[FinishedStep] = field(default_factory=list[FinishedStep])
+    progress: list[Progress] = field(default_factory=list[Progress])
+    logs: list[LogLine] = field(default_factory=list[LogLine])
+    slots: int = 0
+    look: bool = False
+
+    @property
+    def has_results(self) -> bool:
+        """Whether there is anything to store."""
+        return bool(self.ended or self.steps or self.progress or self.logs)
+
+
+@dataclass(slots=True)
+class Done:
+    """What a tick did.
+
+    Attributes:
+        claimed: To be started now.
+        stale: Ids of ends that were refused, because their claim is no longer the current one.
+        refused: Ends that could not be stored as they were, and the sentence that says why.
+        lost_steps: Ids of executions whose step was refused for the same reason as `stale`.
+        next_in: Seconds until something is due, None if nothing is.
+        full: Every slot was filled, so there may be more.
+        others: Something became ready that this worker may have no slot for.
+    """
+
+    claimed: list[ClaimedExecution] = field(default_factory=list[ClaimedExecution])
+    stale: set[str] = field(default_factory=set[str])
+    refused: dict[str, str] = field(default_factory=dict[str, str])
+    lost_steps: set[str] = field(default_factory=set[str])
+    next_in: float | None = None
+    full: bool = False
+    others: bool = False
+
+
+class Ticker:
+    """Runs one worker's ticks, from one thread."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        worker_id: str,
+        jobs: Mapping[str, bool],
+        topics: Sequence[str] | None = None,
+        window: int = DEFAULT_WINDOW,
+    ) -> None:
+        """Prepare for a worker.
+
+        Args:
+            store: Where the work is.
+            worker_id: In whose name executions are claimed.
+            jobs: The jobs it knows, and whether each keeps its concurrency key through retries.
+            topics: The topics it serves; None for all.
+            window: How long idempotency keys of actions are kept, in microseconds.
+        """
+        self._store = store
+        self._worker_id = worker_id
+        self._strict = jobs
+        self._jobs = json.dumps(sorted(jobs))
+        self._rotation = TopicRotation(topics)
+        self._window = window
+        self._topics: list[str] = []
+        self._topics_read = float("-inf")
+        self._next_due: int | None = 0
+
+    def run(self, work: Work) -> Done:
+        """Do one tick.
+
+        Raises:
+            DBAPIError: The database did not take it; nothing was stored and nothing claimed.
+        """
+        try:
+            return self._commit(work)
+        except DBAPIError as error:
+            if not (work.has_results and self._store.dialect.is_bad_data(error)):
+                raise
+            return self._one_by_one(work)
+
+    def _commit(self, work: Work) -> Done:
+        done = Done()
+        with self._store.begin() as conn:
+            now = self._store.now(conn)
+            changed: list[tuple[str, str]] = []
+            keys: set[str] = set()
+            self._save_notes(conn, work, done, now)
+            stored = self._settle(conn, work.ended, done, now)
+            changed += stored.changed
+            if work.look:
+                keys |= admissions.take_notes(conn, self._store.dialect)
+            keys |= self._promote(conn, work, changed, now, done)
+            if keys or stored.released:
+                admitted = admissions.admit(conn, self._store.dialect, keys, stored.released)
+                changed += [(id_, "queued") for id_ in admitted]
+            made_ready = stored.ready or any(status == "queued" for _, status in changed)
+            done.claimed = self._claim(conn, work, now, fresh=work.look or made_ready)
+            changed += [(claim.id, "running") for claim in done.claimed]
+            changes.record(conn, self._store.dialect, list(dict(changed).items()), now)
+        if self._next_due is not None:
+            done.next_in = max(0.0, (self._next_due - now) / 1e6)
+        done.full = len(done.claimed) >= work.slots
+        done.others |= made_ready and done.full
+        return done
+
+    def _save_notes(self, conn: Connection, work: Work, done: Done, now: int) -> None:
+        dialect = self._store.dialect
+        if work.steps:
+            saved = steps.save_steps(conn, dialect, work.steps, now)
+            done.lost_steps = {step.id for step in work.steps} - saved
+        if work.progress:
+            steps.save_progress(conn, dialect, work.progress)
+        if work.logs:
+            steps.save_logs(conn, dialect, work.logs)
+
+    def _settle(
+        self, conn: Connection, ended: Sequence[Settled], done: Done, now: int
+    ) -> outcomes.Stored:
+        if not ended:
+            return outcomes.Stored()
+        stored = outcomes.settle(
+            conn,
+            self._store.dialect,
+            ended,
+            strict=self._strict,
+            worker_id=self._worker_id,
+            now=now,
+            window=self._window,
+        )
+        done.stale = {end.claim.id for end in ended} - stored.accepted
+        if stored.next_due is not None:
+            self._next_due = min(stored.next_due, self._next_due or stored.next_due)
+        return stored
+
+    def _promote(
+        self,
+        conn: Connection,
+        work: Work,
+        changed: list[tuple[str, str]],
+        now: int,
+        done: Done,
+    ) -> set[str]:
+        """Make ready what is due, and learn when the next one is."""
+        if work.look:
+            self._next_due = claims.next_due(conn)
+        if self._next_due is None or self._next_due > now:
+            return set()
+        queued, keys, count = claims.promote(conn, self._store.dialect, now)
+        changed += [(id_, "queued") for id_ in queued]
+        self._next_due = claims.next_due(conn)
+        if count == claims.PROMOTED_AT_A_TIME:
+            done.others = True
+        return keys
+
+    def _claim(
+        self, conn: Connection, work: Work, now: int, *, fresh: bool
+    ) -> list[ClaimedExecution]:
+        if work.slots <= 0:
+            return []
+        clock = time.monotonic()
+        if fresh or not self._topics or clock - self._topics_read > _TOPICS_SECONDS:
+            self._topics = self._rotation.next_order(conn)
+            self._topics_read = clock
+        return claims.claim(
+            conn,
+            self._store.dialect,
+            worker_id=self._worker_id,
+            jobs=self._jobs,
+            topics=self._topics,
+            slots=work.slots,
+            now=now,
+        )
+
+    def _one_by_one(self, work: Work) -> Done:
+        """Store each item by itself, so that the one that can't be stored fails alone."""
+        total = Done()
+        for step in work.steps:
+            self._try(Work(steps=[step]), step.id, total)
+        for note in work.progress:
+            self._try(Work(progress=[note]), note.id, total)
+        for line in work.logs:
+            self._try(Work(logs=[line]), line.execution_id, total)
+        for end in work.ended:
+            failed = self._try(Work(ended=[end]), end.claim.id, total)
+            if failed is not None:
+                refusal = replace(end, outcome=_refused(end.outcome, failed))
+                total.stale |= self._commit(Work(ended=[refusal])).stale
+        return self._merge(total, self._commit(Work(slots=work.slots, look=True)))
+
+    def _try(self, work: Work, execution_id: str, total: Done) -> str | None:
+        try:
+            done = self._commit(work)
+        except (DBAPIError, NetscriptError) as error:
+            if isinstance(error, DBAPIError) and not self._store.dialect.is_bad_data(error):
+                raise
+            # The class alone: the message may carry the values.
+            reason = type(error.orig if isinstance(error, DBAPIError) else error).__name__
+            logger.warning("execution %s: the database refused a value (%s)", execution_id, reason)
+            total.refused[execution_id] = reason
+            return reason
+        self._merge(total, done)
+        return None
+
+    @staticmethod
+    def _merge(total: Done, done: Done) -> Done:
+        total.claimed += done.claimed
+        total.stale |= done.stale
+        total.lost_steps |= done.lost_steps
+        total.next_in, total.full = done.next_in, done.full
+        total.others |= done.others
+        return total
+
+
+def _refused(outcome: Outcome, reason: str) -> Outcome:
+    return Outcome(
+        execution_id=outcome.execution_id,
+        token=outcome.token,
+        verdict=Verdict.FAIL,
+        reason=Reason.RESULT_REFUSED,
+        failure=Reason.RESULT_REFUSED,
+        error=f"The database refused the result or one of its actions ({reason}).",
+    )

@@ -1,0 +1,153 @@
+"""Enqueueing in the user's own transaction: the job exists if and only if their data does."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from netscript_workers.actions import Cause, EnqueueJob, resolve
+from netscript_workers.clock import SYSTEM_CLOCK
+from netscript_workers.domain import Enqueued, TriggeredBy
+from netscript_workers.errors import ConfigurationError, StoreBusyError
+from netscript_workers.store import outbox
+from netscript_workers.store.dialects import DIALECTS, Dialect
+from netscript_workers.store.engine import is_configured
+from netscript_workers.store.outbox import Submission
+from netscript_workers.store.wake import Bell, make_bell
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+_CAUSE = Cause(triggered_by=TriggeredBy.API)
+# SQLAlchemy tells of a connection's commit just before it happens.
+_AFTER_COMMIT_SECONDS = 0.01
+
+_bells: WeakKeyDictionary[Engine, Bell] = WeakKeyDictionary()
+_bells_lock = threading.Lock()
+
+
+def enqueue(session: Session | Connection, *actions: EnqueueJob[Any]) -> list[Enqueued]:
+    """Store jobs in the caller's transaction; nothing runs unless the caller commits.
+
+    Workers are woken by the commit. No row that others need is locked, but an idempotency key
+    that another open transaction has just taken is waited for, as any unique key is.
+
+    Args:
+        session: An open SQLAlchemy session or connection on netscript's database. On SQLite its
+            engine is prepared by `configure_sqlite(engine)`.
+        *actions: `enqueue_job(...)` actions.
+
+    Returns:
+        For each action, in order, its execution and whether it is a duplicate.
+
+    Raises:
+        PayloadInvalidError: A job refuses its payload; nothing was stored.
+        JobNotFoundError: A job that is named by its id was never registered.
+        StoreBusyError: SQLite is locked; the message says what to do.
+    """
+    conn = session.connection() if isinstance(session, Session) else session
+    dialect = _dialect_of(conn)
+    catalog = _catalog(conn, actions)
+    executions = tuple(resolve(action, catalog, _CAUSE) for action in actions)
+    if not executions:
+        return []
+    with _explained(conn):
+        now = _now(conn, dialect)
+        receipts = outbox.store(conn, dialect, [Submission(executions=executions)], now=now)
+    _ring_after_commit(session, conn)
+    return list(receipts[0].enqueued)
+
+
+async def enqueue_async(
+    session: AsyncSession | AsyncConnection, *actions: EnqueueJob[Any]
+) -> list[Enqueued]:
+    """Store jobs in the caller's async transaction; otherwise as `enqueue`.
+
+    Args:
+        session: An open `AsyncSession` or `AsyncConnection` on netscript's database.
+        *actions: `enqueue_job(...)` actions.
+
+    Raises:
+        PayloadInvalidError: A job refuses its payload; nothing was stored.
+        JobNotFoundError: A job that is named by its id was never registered.
+        StoreBusyError: SQLite is locked; the message says what to do.
+    """
+    return await session.run_sync(lambda target: enqueue(target, *actions))
+
+
+def _dialect_of(conn: Connection) -> Dialect:
+    dialect = DIALECTS.get(conn.dialect.name)
+    if dialect is None:
+        raise ConfigurationError(
+            f"netscript's tables can't be in a {conn.dialect.name} database.",
+            hint="Use a session on PostgreSQL or SQLite.",
+        )
+    return dialect
+
+
+def _now(conn: Connection, dialect: Dialect) -> int:
+    told = dialect.measure_clock(conn)
+    return SYSTEM_CLOCK.now() if told is None else told
+
+
+def _catalog(conn: Connection, actions: tuple[EnqueueJob[Any], ...]) -> Any:
+    if all(not isinstance(action.job, str) for action in actions):
+        return None
+    from netscript_workers.store.definitions import ConnectionCatalog  # noqa: PLC0415 - rarely needed
+
+    return ConnectionCatalog(conn)
+
+
+@contextlib.contextmanager
+def _explained(conn: Connection) -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        locked = "locked" in str(error.orig)
+        if conn.dialect.name == "sqlite" and locked and not is_configured(conn.engine):
+            raise StoreBusyError(
+                "SQLite is locked by another writer.",
+                hint="Call configure_sqlite(engine) once, right after create_engine(): "
+                "transactions then begin IMMEDIATE and wait for their turn.",
+            ) from error
+        raise
+
+
+def _ring_after_commit(session: Session | Connection, conn: Connection) -> None:
+    bell = _bell_for(conn.engine)
+    if isinstance(session, Session):
+        if not event.contains(session, "after_commit", _session_committed):
+            event.listen(session, "after_commit", _session_committed)
+        session.info["netscript_bell"] = bell
+    elif not event.contains(conn, "commit", _connection_commits):
+        event.listen(conn, "commit", _connection_commits)
+        conn.info["netscript_bell"] = bell
+
+
+def _session_committed(session: Session) -> None:
+    bell: Bell | None = session.info.pop("netscript_bell", None)
+    if bell is not None:
+        bell.ring()
+
+
+def _connection_commits(conn: Connection) -> None:
+    bell: Bell | None = conn.info.pop("netscript_bell", None)
+    if bell is not None:
+        timer = threading.Timer(_AFTER_COMMIT_SECONDS, bell.ring)
+        timer.daemon = True
+        timer.start()
+
+
+def _bell_for(engine: Engine) -> Bell:
+    with _bells_lock:
+        bell = _bells.get(engine)
+        if bell is None:
+            bell = _bells[engine] = make_bell(engine.url)
+        return bell

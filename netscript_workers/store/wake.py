@@ -1,0 +1,282 @@
+"""Waking: how a worker learns at once that there is work, whoever committed it.
+
+Every wake is a hint. The truth is the database, which is looked at in any case: on SQLite its
+`data_version` tells within 50 ms of any commit, on PostgreSQL a probe runs once a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import threading
+import time
+from typing import Any, Protocol
+
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
+
+from netscript_workers.store.engine import Store
+from netscript_workers.store.lifelines import folder
+
+CHANNEL = "netscript_wake"
+# Commits come faster than workers can use the news; one notification speaks for all in between.
+_NOTIFY_GAP = 0.005
+_SQLITE_POLL = 0.05
+_RECONNECT_AFTER = 1.0
+
+
+class Bell(Protocol):
+    """Tells workers that there is work."""
+
+    def ring(self) -> None:
+        """Ring; never blocks, never fails."""
+        ...
+
+    def close(self) -> None:
+        """Stop."""
+        ...
+
+
+def make_bell(url: URL) -> Bell:
+    """Return the bell of a database."""
+    return DoorBell(url) if url.get_backend_name() == "sqlite" else NotifyBell(url)
+
+
+def _door(worker_id: str) -> str:
+    """Return the address of a worker's datagram socket: abstract, so short and never left over."""
+    return f"\0netscript-{worker_id}"
+
+
+class DoorBell:
+    """SQLite: a datagram to every worker whose lifeline lies beside the file."""
+
+    def __init__(self, url: URL) -> None:
+        """Ring the workers of this database file."""
+        self._folder = folder(url)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+
+    def ring(self) -> None:
+        """Send a byte to each worker; one that is gone or has bells enough is passed over."""
+        with contextlib.suppress(OSError):
+            for name in os.listdir(self._folder):  # noqa: PTH208 - on the path of every commit
+                with contextlib.suppress(OSError):
+                    self._socket.sendto(b"!", _door(name.removesuffix(".lock")))
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+
+class NotifyBell:
+    """PostgreSQL: NOTIFY, on a connection and a thread of its own.
+
+    Inside anybody's transaction it would make commits wait for each other.
+    """
+
+    def __init__(self, url: URL) -> None:
+        """Ring the workers of this database."""
+        self._engine = create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            isolation_level="AUTOCOMMIT",
+            pool_size=1,
+            max_overflow=0,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": 5, "application_name": "netscript-bell"},
+        )
+        self._wanted = threading.Event()
+        self._closed = False
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def ring(self) -> None:
+        """Have a notification sent soon."""
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None and not self._closed:
+                    self._thread = threading.Thread(
+                        target=self._run, name="netscript-bell", daemon=True
+                    )
+                    self._thread.start()
+        self._wanted.set()
+
+    def close(self) -> None:
+        """Send what is wanted, then stop."""
+        with self._lock:
+            self._closed = True
+        self._wanted.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+        self._engine.dispose()
+
+    def _run(self) -> None:
+        while True:
+            self._wanted.wait()
+            self._wanted.clear()
+            # A hint that is lost is made up for by the next probe.
+            with contextlib.suppress(SQLAlchemyError), self._engine.connect() as conn:
+                conn.exec_driver_sql(f"NOTIFY {CHANNEL}")
+            if self._closed:
+                return
+            time.sleep(_NOTIFY_GAP)
+
+
+class _Poke:
+    """A pipe to oneself, written to from any thread."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(self._write, False)
+        self._set = False
+
+    def fileno(self) -> int:
+        return self._read
+
+    def set(self) -> None:
+        if not self._set:
+            self._set = True
+            with contextlib.suppress(OSError):
+                os.write(self._write, b"!")
+
+    def clear(self) -> None:
+        with contextlib.suppress(OSError):
+            os.read(self._read, 64)
+        self._set = False
+
+    def close(self) -> None:
+        os.close(self._read)
+        os.close(self._write)
+
+
+class Ear(Protocol):
+    """Where bells of other processes are heard."""
+
+    def listen(self, poke: Any, timeout: float) -> bool:
+        """Wait for a bell, a poke or the time; True if the database should be looked at."""
+        ...
+
+    def close(self) -> None:
+        """Stop listening."""
+        ...
+
+
+class Waiter:
+    """Lets one thread wait for work."""
+
+    def __init__(self, store: Store, worker_id: str) -> None:
+        """Listen for a worker."""
+        self._poke = _Poke()
+        self._ear: Ear = _DoorEar(store, worker_id) if store.is_sqlite else _NotifyEar(store)
+
+    def poke(self) -> None:
+        """End the wait from another thread of this process."""
+        self._poke.set()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait so many seconds at most; True if the database should be looked at."""
+        rung = self._ear.listen(self._poke, max(timeout, 0.0))
+        self._poke.clear()
+        return rung
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._ear.close()
+        self._poke.close()
+
+
+class _DoorEar:
+    """SQLite: the worker's door, and `data_version` for whoever commits without ringing."""
+
+    def __init__(self, store: Store, worker_id: str) -> None:
+        self._door = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._door.setblocking(False)
+        # Without abstract addresses (not Linux) the version is what is left.
+        with contextlib.suppress(OSError):
+            self._door.bind(_door(worker_id))
+        self._engine = store.dedicated()
+        self._conn = self._engine.raw_connection()
+        self._cursor = self._conn.cursor()
+        self._version = self._data_version()
+
+    def listen(self, poke: Any, timeout: float) -> bool:
+        deadline = time.monotonic() + timeout
+        while True:
+            left = max(deadline - time.monotonic(), 0.0)
+            heard, _, _ = select.select([poke, self._door], [], [], min(left, _SQLITE_POLL))
+            version = self._data_version()
+            changed, self._version = version != self._version, version
+            if self._door in heard:
+                self._drain()
+                return True
+            if changed:
+                return True
+            if heard or left <= _SQLITE_POLL:
+                return False
+
+    def close(self) -> None:
+        self._door.close()
+        self._conn.close()
+        self._engine.dispose()
+
+    def _drain(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                self._door.recv(16)
+
+    def _data_version(self) -> int:
+        self._cursor.execute("PRAGMA data_version")
+        (version,) = self._cursor.fetchall()[0]
+        return int(version)
+
+
+class _NotifyEar:
+    """PostgreSQL: LISTEN, on a connection that is made anew when it breaks."""
+
+    def __init__(self, store: Store) -> None:
+        self._engine: Engine = store.dedicated()
+        self._raw: Any = None
+        self._retry_at = 0.0
+        self._connect()
+
+    def listen(self, poke: Any, timeout: float) -> bool:
+        if self._raw is None and time.monotonic() >= self._retry_at and self._connect():
+            return True  # whatever rang while nobody listened is found by looking
+        watched = [poke] if self._raw is None else [poke, self._raw]
+        heard, _, _ = select.select(watched, [], [], timeout)
+        if self._raw is None or self._raw not in heard:
+            return not heard
+        try:
+            # Reading is what tells a notification from the end of the connection.
+            for _ in self._raw.notifies(timeout=0):
+                pass
+        except Exception:  # noqa: BLE001 - whatever the driver says, the connection is gone
+            self._drop()
+        return True
+
+    def close(self) -> None:
+        self._drop()
+        self._engine.dispose()
+
+    def _connect(self) -> bool:
+        try:
+            connection = self._engine.raw_connection()
+            connection.detach()
+            raw: Any = connection.driver_connection
+            raw.autocommit = True
+            raw.execute(f"LISTEN {CHANNEL}")
+        except Exception:  # noqa: BLE001 - the probe goes on without it
+            self._retry_at = time.monotonic() + _RECONNECT_AFTER
+            return False
+        self._raw = raw
+        return True
+
+    def _drop(self) -> None:
+        if self._raw is not None:
+            with contextlib.suppress(Exception):
+                self._raw.close()
+        self._raw = None
+        self._retry_at = time.monotonic() + _RECONNECT_AFTER

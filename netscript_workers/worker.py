@@ -1,0 +1,145 @@
+"""The worker: claims executions, runs them, stores how they end, and stops in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from netscript_workers.actions import JobCatalog
+from netscript_workers.errors import WorkerFencedError
+from netscript_workers.execution.in_process import InProcessRunner
+from netscript_workers.heartbeat import Heartbeat
+from netscript_workers.ids import new_id
+from netscript_workers.jobs import JobDefinition
+from netscript_workers.maintenance import Maintenance
+from netscript_workers.pump import Pump, WorkerOptions
+from netscript_workers.store import leases, lifelines
+from netscript_workers.store.engine import Store
+from netscript_workers.store.leases import WorkerRecord
+from netscript_workers.store.lifelines import Lifeline
+from netscript_workers.store.wake import make_bell
+
+logger = logging.getLogger(__name__)
+
+
+class Worker:
+    """One worker process's part of the work: an asyncio loop and a handful of threads.
+
+    The loop's thread runs handlers. The tick's thread alone talks to the outbox: it takes what
+    ended and hands over what it claimed. Heartbeat and maintenance have threads of their own.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        jobs: Mapping[str, JobDefinition[Any, Any]],
+        options: WorkerOptions,
+        catalog: JobCatalog | None = None,
+    ) -> None:
+        """Prepare; `run()` does the work."""
+        self.id = new_id()
+        self._store = store
+        self._jobs = jobs
+        self._options = options
+        self._catalog = catalog
+        self._stop_wanted = asyncio.Event()
+        self._fenced: str | None = None
+
+    def stop(self) -> None:
+        """Ask the worker to finish and leave. Call it on the loop's thread."""
+        self._stop_wanted.set()
+
+    async def run(self) -> list[str]:
+        """Work until `stop()`; return the ids of executions that could not be ended.
+
+        Those run in threads, which nothing can end: they end with the process, and are rescued
+        then.
+
+        Raises:
+            WorkerFencedError: The lease was lost, and with it every execution.
+        """
+        lifeline = Lifeline(lifelines.folder(self._store.parsed_url), self.id)
+        record = WorkerRecord(
+            id=self.id,
+            version=self._options.version,
+            concurrency=self._options.concurrency,
+            jobs=tuple(sorted(self._jobs)),
+            lifeline=lifeline.path,
+        )
+        await asyncio.to_thread(leases.register, self._store, record, self._options.lease)
+        bell = make_bell(self._store.parsed_url)
+        loop = asyncio.get_running_loop()
+        pump = Pump(self._store, self.id, self._jobs, self._options, bell=bell, loop=loop)
+        runner = InProcessRunner(
+            self._jobs,
+            pump,
+            pump.ended,
+            threads=self._options.concurrency,
+            catalog=self._catalog,
+        )
+        pump.runner = runner
+
+        def fenced(reason: str) -> None:
+            loop.call_soon_threadsafe(self._fence, reason, runner)
+
+        heartbeat = Heartbeat(
+            self._store,
+            self.id,
+            interval=self._options.heartbeat,
+            lease=self._options.lease,
+            on_fenced=fenced,
+        )
+        maintenance = Maintenance(
+            self._store,
+            self.id,
+            lifeline=lifeline.path,
+            retention=self._options.retention,
+            on_rescued=pump.look,
+        )
+        pump.start()
+        heartbeat.start()
+        maintenance.start()
+        logger.info("worker %s runs %d jobs", self.id, len(self._jobs))
+        try:
+            await self._stop_wanted.wait()
+            return await self._leave(pump, runner, lifeline)
+        finally:
+            await asyncio.to_thread(maintenance.stop)
+            await asyncio.to_thread(pump.stop)
+            await asyncio.to_thread(heartbeat.stop)
+            runner.close()
+            bell.close()
+
+    def _fence(self, reason: str, runner: InProcessRunner) -> None:
+        logger.error("worker %s ends: %s", self.id, reason)
+        self._fenced = reason
+        runner.drop_all()
+        self._stop_wanted.set()
+
+    async def _leave(
+        self, pump: Pump, runner: InProcessRunner, lifeline: Lifeline
+    ) -> list[str]:
+        pump.stop_claiming()
+        if self._fenced is not None:
+            raise WorkerFencedError(f"The worker lost its lease: {self._fenced}.")
+        await asyncio.to_thread(leases.set_state, self._store, self.id, "draining")
+        await _until(lambda: runner.running == 0 or self._fenced is not None, self._options.grace)
+        runner.drain()
+        await _until(lambda: runner.running == len(runner.in_threads), 1.0)
+        left = runner.in_threads
+        await asyncio.to_thread(pump.stop)
+        if left:
+            logger.warning("%d executions run in threads and end with the process", len(left))
+            return left
+        await asyncio.to_thread(leases.deregister, self._store, self.id)
+        lifeline.cut()
+        return []
+
+
+async def _until(check: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not check() and time.monotonic() < deadline:
+        await asyncio.sleep(0.02)
