@@ -130,9 +130,7 @@ class JobContext(Generic[P]):
         self, name: str, fn: Callable[A, T], *args: A.args, **kwargs: A.kwargs
     ) -> Pending[T]: ...
 
-    def step(
-        self, name: str, fn: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> Pending[Any]:
+    def step(self, name: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Pending[Any]:
         """Run `fn` once over all attempts of this execution.
 
         Its result is stored as JSON before this returns. A later attempt gets the stored result,

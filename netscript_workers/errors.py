@@ -70,19 +70,32 @@ class NotFoundError(NetscriptError, LookupError):
     code = "not-found"
 
 
-class JobNotFoundError(NotFoundError):
+class _UnknownNameError(NotFoundError):
+    """Nothing of a kind has that id; says which one was meant, if one is close."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, wanted: str, known: Iterable[str] = ()) -> None:
+        close = nearest(wanted, known)
+        super().__init__(
+            f'There is no {self.kind} "{wanted[:200]}".',
+            hint=f'Did you mean "{close}"?' if close else None,
+        )
+        self.nearest = close
+
+
+class JobNotFoundError(_UnknownNameError):
     """No job has that id."""
 
     code = "job-not-found"
+    kind = "job"
 
-    def __init__(self, job_id: str, known: Iterable[str] = ()) -> None:
-        """Name the job that is missing and, if one is close, the one that was meant."""
-        close = nearest(job_id, known)
-        super().__init__(
-            f'There is no job "{job_id}".', hint=f'Did you mean "{close}"?' if close else None
-        )
-        self.job_id = job_id
-        self.nearest = close
+
+class TriggerNotFoundError(_UnknownNameError):
+    """No trigger has that id."""
+
+    code = "trigger-not-found"
+    kind = "trigger"
 
 
 class ExecutionNotFoundError(NotFoundError):
@@ -95,6 +108,12 @@ class EventNotFoundError(NotFoundError):
     """No event has that id."""
 
     code = "event-not-found"
+
+
+class CursorError(NetscriptError, ValueError):
+    """The cursor is not one that a page before has given."""
+
+    code = "cursor"
 
 
 class PayloadError(NetscriptError, ValueError):

@@ -54,9 +54,7 @@ class Maintenance:
         self._on_rescued = on_rescued
         self._stopped = threading.Event()
         self._swept_to = ""
-        self._thread = threading.Thread(
-            target=self._run, name="netscript-maintenance", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, name="netscript-maintenance", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""

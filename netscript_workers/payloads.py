@@ -17,6 +17,7 @@ P = TypeVar("P")
 
 MAX_JSON_BYTES = 1_048_576
 MAX_JSON_DEPTH = 200
+_MAX_TOLD = 5
 
 
 def to_json(value: Any) -> str:
@@ -131,14 +132,17 @@ class PayloadModel(Generic[P]):
 
 def invalid_payload(owner: str, error: ValidationError) -> PayloadInvalidError:
     """Say field by field what a model refused, without repeating the values it was given."""
-    details = tuple(
+    details = fault_details(error)
+    told = "; ".join(f"{_field(fault['loc'])}: {fault['msg']}" for fault in details[:_MAX_TOLD])
+    more = f" (and {len(details) - _MAX_TOLD} more)" if len(details) > _MAX_TOLD else ""
+    return PayloadInvalidError(f"The payload does not fit {owner}: {told}{more}.", details=details)
+
+
+def fault_details(error: ValidationError) -> tuple[dict[str, Any], ...]:
+    """Return what a model refused, field by field, without the values."""
+    return tuple(
         {"loc": list(fault["loc"]), "msg": fault["msg"], "type": fault["type"]}
         for fault in error.errors(include_url=False, include_input=False, include_context=False)
-    )
-    told = "; ".join(f"{_field(fault['loc'])}: {fault['msg']}" for fault in details[:5])
-    more = f" (and {len(details) - 5} more)" if len(details) > 5 else ""
-    return PayloadInvalidError(
-        f"The payload does not fit {owner}: {told}{more}.", details=details
     )
 
 

@@ -160,9 +160,7 @@ def _import(name: str, path: Path) -> ModuleType:
         raise
     except (Exception, SystemExit) as error:
         place = _place_of(error, path)
-        raise DiscoveryError(
-            f"{place}: {type(error).__name__}: {error}".rstrip(": ")
-        ) from error
+        raise DiscoveryError(f"{place}: {type(error).__name__}: {error}".rstrip(": ")) from error
     return module
 
 

@@ -52,7 +52,9 @@ class Retry:
         if isinstance(self.give_up_on, type):
             object.__setattr__(self, "give_up_on", (self.give_up_on,))
         if isinstance(self.max_attempts, bool) or self.max_attempts < 1:
-            raise ConfigurationError(f"Retry(max_attempts={self.max_attempts!r}) must be 1 or more.")
+            raise ConfigurationError(
+                f"Retry(max_attempts={self.max_attempts!r}) must be 1 or more."
+            )
         if not callable(self.backoff) and self.backoff not in ("exponential", "linear", "constant"):
             raise ConfigurationError(
                 f"Retry(backoff={self.backoff!r}) is not known.",

@@ -119,9 +119,7 @@ class Worker:
         runner.drop_all()
         self._stop_wanted.set()
 
-    async def _leave(
-        self, pump: Pump, runner: InProcessRunner, lifeline: Lifeline
-    ) -> list[str]:
+    async def _leave(self, pump: Pump, runner: InProcessRunner, lifeline: Lifeline) -> list[str]:
         pump.stop_claiming()
         if self._fenced is not None:
             raise WorkerFencedError(f"The worker lost its lease: {self._fenced}.")

@@ -31,5 +31,3 @@ trigger_events = Table(
     Index(f"{PREFIX}events_trigger", "trigger_id", "id"),
     Index(f"{PREFIX}events_status", "status", "id"),
 )
-
-

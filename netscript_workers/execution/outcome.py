@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from netscript_workers.actions import Cause, JobCatalog, resolve
-from netscript_workers.domain import ClaimedExecution, NewExecution, Outcome, Reason, TriggeredBy, Verdict
+from netscript_workers.domain import (
+    ClaimedExecution,
+    NewExecution,
+    Outcome,
+    Reason,
+    TriggeredBy,
+    Verdict,
+)
 from netscript_workers.errors import NetscriptError, PayloadInvalidError
 from netscript_workers.jobs import JobDefinition
 from netscript_workers.payloads import to_stored_json

@@ -20,9 +20,7 @@ class Change:
     items: tuple[tuple[str, str], ...]
 
 
-def record(
-    conn: Connection, dialect: Dialect, items: Sequence[tuple[str, str]], now: int
-) -> None:
+def record(conn: Connection, dialect: Dialect, items: Sequence[tuple[str, str]], now: int) -> None:
     """Note in this transaction that the executions got these statuses."""
     if items:
         text_of = json.dumps(items, separators=(",", ":"))

@@ -101,7 +101,9 @@ class Gatherer(Generic[T, R]):
                 answers = self._work([item for item, _ in batch])
             except BaseException as error:  # noqa: BLE001 - it is the callers' to see
                 answers = [error] * len(batch)
-            self._answer([(future, answer) for (_, future), answer in zip(batch, answers, strict=True)])
+            self._answer(
+                [(future, answer) for (_, future), answer in zip(batch, answers, strict=True)]
+            )
 
     def _next_batch(self) -> list[tuple[T, Future[R] | asyncio.Future[R]]]:
         with self._ready:

@@ -195,9 +195,7 @@ _ORPHANS = text(
 )
 
 
-_HELD = text(
-    "SELECT id FROM netscript_executions WHERE status = 'running' AND worker_id = :worker"
-)
+_HELD = text("SELECT id FROM netscript_executions WHERE status = 'running' AND worker_id = :worker")
 
 
 @cache

@@ -80,7 +80,9 @@ def upgrade(url: str) -> None:
             if not store.is_sqlite:
                 # Whoever comes second waits here, then finds nothing left to do. SQLite has
                 # begun IMMEDIATE, which does the same.
-                conn.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtextextended('netscript:migrate', 0))")
+                conn.exec_driver_sql(
+                    "SELECT pg_advisory_xact_lock(hashtextextended('netscript:migrate', 0))"
+                )
             if _revision(conn) != head():
                 config = Config()
                 config.set_main_option("script_location", str(scripts()).replace("%", "%%"))

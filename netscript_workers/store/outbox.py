@@ -86,7 +86,8 @@ def store(
     owners = _take(conn, dialect, keyed, now, window)
     batch = _Batch()
     receipts = [
-        _add(batch, sub, owners, now) if sub.guard is None or _is_ours(sub.guard, holders)
+        _add(batch, sub, owners, now)
+        if sub.guard is None or _is_ours(sub.guard, holders)
         else _duplicate(sub.guard, holders)
         for sub in submissions
     ]
@@ -106,14 +107,10 @@ def _is_ours(key: Key, owners: dict[idempotency.Name, Key]) -> bool:
 
 def _duplicate(guard: Key, holders: dict[idempotency.Name, Key]) -> Receipt:
     holder = holders[guard.name]
-    return Receipt(
-        duplicate_of=holder.ref, conflict=holder.fingerprint != guard.fingerprint
-    )
+    return Receipt(duplicate_of=holder.ref, conflict=holder.fingerprint != guard.fingerprint)
 
 
-def _add(
-    batch: _Batch, sub: Submission, owners: dict[idempotency.Name, Key], now: int
-) -> Receipt:
+def _add(batch: _Batch, sub: Submission, owners: dict[idempotency.Name, Key], now: int) -> Receipt:
     enqueued = tuple(_add_execution(batch, new, owners, now) for new in sub.executions)
     if sub.companion is not None:
         table, row = sub.companion(enqueued, now)

@@ -34,7 +34,9 @@ def retry(store: Store, execution_id: str) -> None:
             _refuse(conn, execution_id)
             return
         if row.status == "completed":
-            raise StateError(f"Execution {execution_id} is completed, so there is nothing to retry.")
+            raise StateError(
+                f"Execution {execution_id} is completed, so there is nothing to retry."
+            )
         failures = row.attempt if row.status == "failed" else row.attempt - 1
         keyed = row.concurrency_key is not None
         status = "blocked" if keyed else "queued"

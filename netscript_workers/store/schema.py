@@ -93,9 +93,7 @@ executions = Table(
     Column("holds_key", Boolean, nullable=False),
     Column("cancel_requested", Boolean, nullable=False),
     # No other index without a measurement, and no column here that a heartbeat touches.
-    partial_index(
-        f"{PREFIX}executions_ready", "topic", "sort_at", "id", where="status = 'queued'"
-    ),
+    partial_index(f"{PREFIX}executions_ready", "topic", "sort_at", "id", where="status = 'queued'"),
     partial_index(f"{PREFIX}executions_due", "run_at", "id", where="status = 'scheduled'"),
     partial_index(
         f"{PREFIX}executions_blocked", "concurrency_key", "id", where="status = 'blocked'"
@@ -235,6 +233,7 @@ changes = Table(
     Index(f"{PREFIX}changes_seq", "seq", unique=True),
     partial_index(f"{PREFIX}changes_unstamped", "id", where="seq IS NULL"),
 )
+
 
 def include_name(name: str | None, type_: str, parent_names: Any) -> bool:  # noqa: ARG001
     """Leave netscript's own tables alone in a user's Alembic `env.py`.

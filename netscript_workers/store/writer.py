@@ -99,9 +99,7 @@ class Writer:
             return await self._gatherer.call(submission)
         except _ContendedError as error:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(
-                self._patient, self._store_alone, submission, error
-            )
+            return await loop.run_in_executor(self._patient, self._store_alone, submission, error)
 
     def _work(self, batch: list[Submission]) -> list[Receipt | BaseException]:
         try:
@@ -117,9 +115,7 @@ class Writer:
     def _commit(self, batch: list[Submission], lock_timeout: float) -> list[Receipt]:
         with self._store.begin(lock_timeout=lock_timeout) as conn:
             now = self._store.now(conn)
-            receipts = outbox.store(
-                conn, self._store.dialect, batch, now=now, window=self._window
-            )
+            receipts = outbox.store(conn, self._store.dialect, batch, now=now, window=self._window)
         self._on_commit()
         return receipts
 

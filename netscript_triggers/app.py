@@ -1,0 +1,174 @@
+"""The server process, composed: webhook edge, API and processor on one port."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+import uvicorn
+from fastapi import FastAPI
+
+from netscript_triggers.api import routes
+from netscript_triggers.coordinator import Coordinator
+from netscript_triggers.handlers import Handlers
+from netscript_triggers.ingress import App, Ingress
+from netscript_triggers.processor import Processor
+from netscript_triggers.registry import by_path, discover_triggers
+from netscript_workers import __version__
+from netscript_workers.api.app import create_app
+from netscript_workers.api.routes import Services
+from netscript_workers.app import HOUR, open_store
+from netscript_workers.errors import ConfigurationError
+from netscript_workers.registry import discover_jobs
+from netscript_workers.settings import Settings
+from netscript_workers.store import definitions
+from netscript_workers.store.definitions import StoredCatalog
+from netscript_workers.store.wake import make_bell
+from netscript_workers.store.writer import ITEM_PATIENCE, Writer
+
+logger = logging.getLogger(__name__)
+
+# A sender is not kept waiting longer than its own timeout: past this it gets a 503.
+SERVER_PATIENCE = ITEM_PATIENCE
+
+
+@dataclass(frozen=True, slots=True)
+class ServerApp:
+    """What a server serves, and how many triggers it has."""
+
+    asgi: App
+    ingress: Ingress
+    triggers: int
+    jobs: int
+
+
+def create_server(settings: Settings, *, dev: bool = False) -> ServerApp:
+    """Compose the ASGI application of a project.
+
+    Args:
+        settings: The project's.
+        dev: Whether the `memory` verifier may be used.
+
+    Raises:
+        NetscriptError: It can't start; the sentence says why.
+    """
+    jobs = discover_jobs(settings.project_dir, settings.jobs_dir)
+    triggers = discover_triggers(settings.project_dir, settings.triggers_dir, dev=dev)
+    store = open_store(settings, patience=SERVER_PATIENCE)
+    definitions.register(store, jobs.values())
+    window = round(settings.idempotency_hours * HOUR)
+    bell = make_bell(store.parsed_url)
+    writer = Writer(store, window=window, on_commit=bell.ring)
+    catalog = StoredCatalog(store, jobs)
+    handlers = Handlers()
+    processor = Processor(store, triggers, handlers, catalog, window=window, on_commit=bell.ring)
+    coordinator = Coordinator(store, writer, handlers, catalog, on_pending=processor.nudge)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        writer.start()
+        coordinator.start()
+        processing = asyncio.create_task(processor.run())
+        try:
+            yield
+        finally:
+            processor.stop()
+            await processing
+            coordinator.close()
+            await asyncio.to_thread(writer.close)
+            handlers.close()
+            bell.close()
+            store.dispose()
+
+    services = Services(
+        store=store, writer=writer, catalog=catalog, jobs=jobs, version=__version__, ring=bell.ring
+    )
+    api = create_app(services, [routes(triggers)], lifespan)
+    ingress = Ingress(api, by_path(triggers), coordinator)
+    return ServerApp(ingress, ingress, len(triggers), len(jobs))
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Open the port; 0 takes any that is free.
+
+    Raises:
+        ConfigurationError: It can't be opened.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(
+            f"Port {port} of {host} can't be opened: {error.strerror}.",
+            hint="Choose another with --port.",
+        ) from error
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Return the address at which a listener is reached."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class _Server(uvicorn.Server):
+    """Ends with exit code 0 where it was told to end."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+
+def run_server(
+    settings: Settings, *, dev: bool = False, on_start: Callable[[str], None] = lambda _url: None
+) -> int:
+    """Serve until told to stop; return the exit code.
+
+    Args:
+        settings: The project's.
+        dev: Whether the `memory` verifier may be used.
+        on_start: Called with the server's URL once it answers.
+
+    Raises:
+        NetscriptError: It can't start; the sentence says why.
+    """
+    listener = bind(settings.host, settings.port)
+    try:
+        app = create_server(settings, dev=dev)
+        config = uvicorn.Config(
+            app.asgi,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            lifespan="on",
+            timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout)),
+        )
+        server = _Server(config)
+        url = url_of(listener)
+        logger.info("%d triggers and %d jobs at %s", app.triggers, app.jobs, url)
+
+        async def serve() -> None:
+            task = asyncio.create_task(server.serve(sockets=[listener]))
+            while not server.started and not task.done():
+                await asyncio.sleep(0.01)
+            if not task.done():
+                on_start(url)
+            await task
+
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(serve())
+    finally:
+        listener.close()
+    return 0 if server.started else 1

@@ -1,0 +1,57 @@
+"""The `netscript` command. Commands import what they need when they run: help must be quick."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from netscript_triggers.cli import database, executions, jobs, run
+from netscript_triggers.cli.output import complain
+from netscript_workers.errors import NetscriptError
+
+app = typer.Typer(
+    name="netscript",
+    help="Webhooks, schedules and messages become durable Python jobs.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+run.add_to(app)
+app.add_typer(database.app, name="db")
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(executions.app, name="executions")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from netscript_workers import __version__
+
+        typer.echo(f"netscript {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Take the options that come before the command."""
+
+
+def main() -> None:
+    """Run the command; what goes wrong is a sentence and an exit code, never a traceback."""
+    try:
+        app()
+    except NetscriptError as error:
+        complain(error)
+        sys.exit(1)
+    except BrokenPipeError:  # the reader of our output has seen enough
+        sys.stderr.close()
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,109 @@
+"""`executions`: what runs, what ran. Works on the database; no server is needed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from netscript_triggers.cli.output import AsJson, ProjectDir, load_settings, print_json, print_table
+
+if TYPE_CHECKING:
+    from netscript_workers.records import ExecutionDetail
+
+app = typer.Typer(help="Executions: list them, show one.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_(
+    project: ProjectDir = Path(),
+    limit: Annotated[int, typer.Option(min=1, max=200)] = 20,
+    cursor: Annotated[
+        str | None, typer.Option(help="Go on after a page.", show_default=False)
+    ] = None,
+    status: Annotated[str | None, typer.Option(show_default=False)] = None,
+    job: Annotated[str | None, typer.Option(help="Of this job only.", show_default=False)] = None,
+    topic: Annotated[str | None, typer.Option(show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List executions, newest first."""
+    from netscript_workers.app import open_store
+    from netscript_workers.domain import ExecutionStatus
+    from netscript_workers.store import queries
+    from netscript_workers.store.queries import ExecutionFilter
+
+    known = [one.value for one in ExecutionStatus]
+    if status is not None and status not in known:
+        raise typer.BadParameter(f"use one of {', '.join(known)}", param_hint="--status")
+    wanted = ExecutionFilter(
+        status=None if status is None else ExecutionStatus(status), job_id=job, topic=topic
+    )
+    store = open_store(load_settings(project))
+    try:
+        with store.read() as conn:
+            page = queries.list_executions(
+                conn, wanted, limit=limit, cursor=cursor, now=store.now(conn)
+            )
+    finally:
+        store.dispose()
+    if as_json:
+        print_json(page)
+        return
+    print_table(
+        ("ID", "JOB", "STATUS", "ATTEMPT", "CREATED", "TOOK MS", "REASON", "ERROR"),
+        [
+            (
+                one.id,
+                one.job_id,
+                one.status.value,
+                f"{one.attempt}/{one.max_attempts}",
+                f"{one.created_at:%Y-%m-%d %H:%M:%S}Z",
+                None if one.duration_ms is None else round(one.duration_ms),
+                one.reason,
+                one.error,
+            )
+            for one in page.executions
+        ],
+        empty="There are no executions yet. Start one with: netscript jobs trigger JOB",
+    )
+    if page.next_cursor is not None:
+        typer.echo(f"More: --cursor {page.next_cursor}", err=True)
+
+
+@app.command()
+def show(
+    execution_id: Annotated[str, typer.Argument(show_default=False)],
+    project: ProjectDir = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Show an execution with its attempts, steps and log lines."""
+    from netscript_workers.app import open_store
+    from netscript_workers.store import queries
+
+    store = open_store(load_settings(project))
+    try:
+        with store.read() as conn:
+            detail = queries.get_execution(conn, execution_id, now=store.now(conn))
+    finally:
+        store.dispose()
+    if as_json:
+        print_json(detail)
+    else:
+        _show(detail)
+
+
+def _show(detail: ExecutionDetail) -> None:
+    from netscript_workers.records import plain
+
+    facts = plain(detail.execution)
+    for name, value in facts.items():
+        if value is not None:
+            typer.echo(f"{name:<18}{value if isinstance(value, str) else json.dumps(value)}")
+    for step in detail.steps:
+        typer.echo(f"step              {step.name}: {json.dumps(step.result)}")
+    for one in detail.attempts:
+        typer.echo(f"attempt {one.attempt:<10}{one.outcome}: {one.error or ''}")
+    for line in detail.logs:
+        typer.echo(f"{line.at:%H:%M:%S.%f} {line.level:<8}{line.message}")

@@ -1,0 +1,119 @@
+"""`dev`, `serve`, `worker`: the processes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from netscript_triggers.cli.output import ProjectDir, load_settings
+
+LogLevel = Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")]
+Host = Annotated[str | None, typer.Option(help="The address to listen at.", show_default=False)]
+Port = Annotated[int | None, typer.Option(help="The port to listen at; 8091.", show_default=False)]
+Supervised = Annotated[bool, typer.Option("--supervised", hidden=True)]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands to the root."""
+    app.command()(dev)
+    app.command()(serve)
+    app.command()(worker)
+
+
+def dev(
+    project: ProjectDir = Path(),
+    host: Host = None,
+    port: Port = None,
+    reload: Annotated[
+        bool, typer.Option("--reload/--no-reload", help="Restart when a file changes.")
+    ] = True,
+    log_level: LogLevel = "info",
+) -> None:
+    """Migrate, then run server and worker, restarted when a file changes."""
+    from netscript_triggers.supervisor import supervise
+    from netscript_workers.store.migrations import upgrade
+
+    _log(log_level)
+    settings = load_settings(project, host=host, port=port)
+    upgrade(settings.url)
+    shared = ["--project", str(project), "--log-level", log_level, "--supervised"]
+    address = ["--host", settings.host, "--port", str(settings.port)]
+    commands = {"serve": ["serve", "--dev", *address, *shared], "worker": ["worker", *shared]}
+    code = supervise(commands, watch=settings.project_dir if reload else None)
+    raise typer.Exit(code)
+
+
+def serve(
+    project: ProjectDir = Path(),
+    host: Host = None,
+    port: Port = None,
+    dev: Annotated[  # noqa: A002, RUF100 - the option's name
+        bool, typer.Option("--dev", help='Allow the verifier "memory", which accepts anything.')
+    ] = False,
+    log_level: LogLevel = "info",
+    supervised: Supervised = False,
+) -> None:
+    """Serve webhooks and the API; run any number of these."""
+    from netscript_triggers.app import run_server
+
+    _log(log_level)
+    settings = load_settings(project, host=host, port=port)
+    if supervised:
+        _end_with_parent()
+
+    def announce(url: str) -> None:
+        typer.echo(f"netscript listens at {url}")
+
+    raise typer.Exit(run_server(settings, dev=dev, on_start=announce))
+
+
+def worker(
+    project: ProjectDir = Path(),
+    concurrency: Annotated[
+        int | None, typer.Option(help="Executions at a time; 100.", show_default=False)
+    ] = None,
+    topics: Annotated[
+        str | None, typer.Option(help="Serve these only: a,b.", show_default=False)
+    ] = None,
+    log_level: LogLevel = "info",
+    supervised: Supervised = False,
+) -> None:
+    """Run jobs; run any number of these."""
+    from netscript_workers.app import run_worker
+
+    _log(log_level)
+    settings = load_settings(project, concurrency=concurrency, topics=topics)
+    if supervised:
+        _end_with_parent()
+    raise typer.Exit(run_worker(settings))
+
+
+def _log(level: str) -> None:
+    if level not in ("debug", "info", "warning", "error"):
+        message = f"{level!r} is none of debug, info, warning, error"
+        raise typer.BadParameter(message, param_hint="--log-level")
+    logging.basicConfig(
+        level=level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+    )
+    # Alembic tells every start which database it looks at.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def _end_with_parent() -> None:
+    """End when the supervisor does, even if it was killed: then our standard input ends."""
+    import os
+    import signal
+
+    def watch() -> None:
+        while os.read(0, 1024):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="netscript-parent", daemon=True).start()

@@ -1,0 +1,133 @@
+"""Calling a trigger's handler: on the loop or in a thread, for so long and no longer."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from netscript_triggers.definitions import TriggerContext, WebhookDefinition
+from netscript_triggers.events import TriggerEvent
+from netscript_workers.actions import EnqueueJob
+from netscript_workers.errors import ConfigurationError, NetscriptError
+
+THREADS = 32
+
+
+class HandlerError(NetscriptError):
+    """A trigger's handler raised."""
+
+    code = "handler"
+    retryable = True
+
+
+class HandlerTimeoutError(HandlerError):
+    """A trigger's handler took too long."""
+
+    code = "handler-timeout"
+
+
+class Handlers:
+    """Runs handlers; `def` ones in threads, so that one that blocks stalls nobody else."""
+
+    def __init__(self, threads: int = THREADS) -> None:
+        """Prepare so many threads."""
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="netscript-handler")
+
+    def close(self) -> None:
+        """Let go of the threads, without waiting for handlers that don't end."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def run(
+        self, trigger: WebhookDefinition[Any], event: TriggerEvent[Any], *, limit: float
+    ) -> tuple[EnqueueJob[Any], ...]:
+        """Call the handler and return its actions.
+
+        Args:
+            trigger: Whose handler.
+            event: What it is called with.
+            limit: Seconds it may take. A thread can't be ended: it goes on, but its actions are
+                not taken any more.
+
+        Raises:
+            HandlerError: It raised, or took too long; the cause is chained.
+            ConfigurationError: It returned something that is no action.
+        """
+        clock = asyncio.timeout(limit)
+        try:
+            async with clock:
+                return actions_of(trigger, await self._call(trigger, event))
+        except NetscriptError:
+            raise
+        except (Exception, SystemExit) as error:
+            if clock.expired() and isinstance(error, TimeoutError):
+                sentence = f"The handler took longer than {limit:g} s."
+                raise HandlerTimeoutError(sentence) from error
+            raise HandlerError(told(error)) from error
+
+    async def _call(self, trigger: WebhookDefinition[Any], event: TriggerEvent[Any]) -> Any:
+        arguments = arguments_of(trigger, event)
+        if trigger.is_async:
+            return await trigger.handler(*arguments)
+        loop = asyncio.get_running_loop()
+        call = loop.run_in_executor(self._threads, _guarded, trigger, arguments)
+        returned, error = await call
+        if isinstance(error, Exception):
+            raise error
+        if error is not None:
+            raise HandlerError(told(error)) from error
+        # A plain function may have made a coroutine.
+        return await returned if inspect.isawaitable(returned) else returned
+
+
+def _guarded(
+    trigger: WebhookDefinition[Any], arguments: tuple[Any, ...]
+) -> tuple[Any, BaseException | None]:
+    """Call in a thread; an exception is carried as a value, for not every one fits a future."""
+    try:
+        return trigger.handler(*arguments), None
+    except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler must end nobody else
+        return None, error
+
+
+def arguments_of(
+    trigger: WebhookDefinition[Any], event: TriggerEvent[Any]
+) -> tuple[TriggerEvent[Any]] | tuple[TriggerEvent[Any], TriggerContext]:
+    """Return what the handler takes: the event, and a context if it asks for one."""
+    if not trigger.takes_context:
+        return (event,)
+    facts = {"event_id": event.id, "trigger_id": trigger.id}
+    logger = logging.LoggerAdapter(logging.getLogger(f"netscript.triggers.{trigger.id}"), facts)
+    return (event, TriggerContext(trigger=trigger, log=logger))
+
+
+def actions_of(trigger: WebhookDefinition[Any], returned: Any) -> tuple[EnqueueJob[Any], ...]:
+    """Return the actions that a handler gave back as a tuple.
+
+    Raises:
+        ConfigurationError: Something among it is no action.
+    """
+    if returned is None:
+        return ()
+    single = isinstance(returned, EnqueueJob) or not isinstance(returned, Iterable)
+    given: tuple[Any, ...] = (returned,) if single else tuple(returned)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - what users return
+    for action in given:
+        if not isinstance(action, EnqueueJob):
+            raise ConfigurationError(
+                f'The handler of webhook "{trigger.id}" returned a {type(action).__name__}, '
+                "which is no action.",
+                hint="Return enqueue_job(...) actions: a list of them, one, or None.",
+            )
+    return given
+
+
+def told(error: BaseException) -> str:
+    """Describe an exception in one line, even one that can't describe itself."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - users' exceptions may do anything
+        text = ""
+    return f"{type(error).__name__}: {text}".rstrip(": ")

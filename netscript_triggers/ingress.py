@@ -1,0 +1,296 @@
+"""The webhook edge: bare ASGI in front of the API, for this is where machines pour in.
+
+Route, method, size, signature, content type, payload, duplicate, handler, commit, 202: in this
+order, so that who proves nothing costs little and learns nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from typing import Any, TypeAlias
+
+from netscript_triggers.coordinator import Coordinator, Delivery
+from netscript_triggers.definitions import WebhookDefinition
+from netscript_triggers.payloads import read_payload
+from netscript_triggers.verifiers import RawRequest, Verified
+from netscript_workers.errors import (
+    NetscriptError,
+    PayloadInvalidError,
+    StoreUnavailableError,
+    VerificationError,
+)
+from netscript_workers.problems import PROBLEM_TYPE, problem, to_bytes
+
+logger = logging.getLogger(__name__)
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
+
+BODY_SECONDS = 30.0
+RETRY_AFTER_SECONDS = 5
+# A sender's own credentials have no business in our tables.
+_PRIVATE = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
+# One line a second for each trigger and reason, however many deliveries are refused.
+_LOG_EVERY_SECONDS = 1.0
+_MAX_ID = 200
+_MAX_TRACE = 512
+
+
+class _Refusal(Exception):  # noqa: N818 - an answer, not an error
+    """What the sender is told, and the reason that only we are told."""
+
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        detail: str | None = None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+        **extra: Any,
+    ) -> None:
+        super().__init__(reason)
+        self.status, self.reason, self.headers = status, reason, headers
+        self.body = to_bytes(problem(status, _CODES[status], detail, **extra))
+
+
+_CODES = {
+    400: "malformed",
+    401: "signature",
+    405: "method",
+    408: "timeout",
+    413: "too-large",
+    415: "content-type",
+    503: "store-unavailable",
+}
+
+
+class Ingress:
+    """An ASGI application that answers declared webhook paths and passes on all others.
+
+    Attributes:
+        refused: How many deliveries were refused, by trigger and reason.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        routes: Mapping[str, WebhookDefinition[Any]],
+        coordinator: Coordinator,
+        *,
+        environment: Mapping[str, str] = os.environ,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """Stand in front of `app`.
+
+        Args:
+            app: Gets every other request.
+            routes: The webhooks by path.
+            coordinator: Takes verified deliveries.
+            environment: Where secrets are read, at each request.
+            now: Seconds since the epoch, for signed timestamps.
+        """
+        self._app = app
+        self._routes = routes
+        self._coordinator = coordinator
+        self._environment = environment
+        self._now = now
+        self._logged: dict[tuple[str, str], float] = {}
+        self.refused: Counter[tuple[str, str]] = Counter()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        trigger = self._routes.get(scope["path"]) if scope["type"] == "http" else None
+        if trigger is None:
+            await self._app(scope, receive, send)
+            return
+        try:
+            answer = await self._deliver(trigger, scope, receive)
+        except _Refusal as refusal:
+            self._note(trigger, refusal.reason)
+            kind = PROBLEM_TYPE.encode()
+            await _respond(send, refusal.status, kind, refusal.body, refusal.headers)
+        except ConnectionError:  # the sender went away before the end of its body
+            return
+        else:
+            await _respond(send, 202, b"application/json", answer)
+
+    async def _deliver(
+        self, trigger: WebhookDefinition[Any], scope: Scope, receive: Receive
+    ) -> bytes:
+        method: str = scope["method"]
+        if method not in trigger.methods:
+            allowed = ", ".join(trigger.methods).encode()
+            raise _Refusal(405, "method", headers=((b"allow", allowed),))
+        headers: Headers = scope["headers"]
+        body = await _read_body(headers, receive, trigger.max_body)
+        request = RawRequest(method, scope["path"], headers, body)
+        verified = self._verify(trigger, request)
+        _check_content(headers)
+        try:
+            payload = read_payload(trigger, body)
+        except PayloadInvalidError as error:
+            extra: dict[str, Any] = {"errors": error.details} if error.details else {}
+            raise _Refusal(400, "malformed", str(error), **extra) from None
+        fingerprint = hashlib.sha256(body).hexdigest()
+        delivery = Delivery(
+            trigger=trigger,
+            payload=payload,
+            headers=_kept_headers(trigger, headers),
+            body=body,
+            key=_key(trigger, verified, fingerprint),
+            fingerprint=fingerprint,
+            traceparent=_header(headers, b"traceparent"),
+            tracestate=_header(headers, b"tracestate"),
+        )
+        return await self._accept(delivery)
+
+    def _verify(self, trigger: WebhookDefinition[Any], request: RawRequest) -> Verified:
+        secrets = secrets_of(trigger, self._environment)
+        try:
+            return trigger.verifier.verify(request, secrets, self._now())
+        except VerificationError as error:
+            reason = error.reason
+        except Exception as error:  # noqa: BLE001 - a broken verifier must not open the door
+            reason = f"verifier-raised-{type(error).__name__}"
+        # Whatever failed, the sender is told the same.
+        raise _Refusal(401, reason, "The signature could not be verified.")
+
+    async def _accept(self, delivery: Delivery) -> bytes:
+        try:
+            accepted = await self._coordinator.accept(delivery)
+        except StoreUnavailableError:
+            later = ((b"retry-after", str(RETRY_AFTER_SECONDS).encode()),)
+            raise _Refusal(
+                503, "store-unavailable", "Nothing was stored; send it again.", later
+            ) from None
+        except NetscriptError as error:
+            raise _Refusal(400, error.code, error.message) from None
+        return to_bytes(
+            {
+                "event_id": accepted.event_id,
+                "status": accepted.status.value,
+                "duplicate": accepted.duplicate,
+                "executions": accepted.executions,
+            }
+        )
+
+    def _note(self, trigger: WebhookDefinition[Any], reason: str) -> None:
+        counted = (trigger.id, reason)
+        self.refused[counted] += 1
+        now = time.monotonic()
+        if now - self._logged.get(counted, float("-inf")) >= _LOG_EVERY_SECONDS:
+            self._logged[counted] = now
+            total = self.refused[counted]
+            logger.warning("webhook %s refused a delivery: %s (%d so far)", *counted, total)
+
+
+def secrets_of(
+    trigger: WebhookDefinition[Any], environment: Mapping[str, str]
+) -> tuple[bytes, ...]:
+    """Return the secrets in force: every word of every variable that the trigger names."""
+    words = [word for name in trigger.secret_env for word in environment.get(name, "").split()]
+    return tuple(word.encode("utf-8", "surrogateescape") for word in words)
+
+
+async def _read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
+    declared = [value for name, value in headers if name == b"content-length"]
+    if declared and declared[0].isdigit() and int(declared[0][:20]) > limit:
+        raise _too_large(limit)
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await _read_chunks(receive, limit)
+    except TimeoutError:
+        raise _Refusal(408, "slow-body", "The body took too long.") from None
+
+
+async def _read_chunks(receive: Receive, limit: int) -> bytes:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ConnectionResetError
+    first: bytes = message.get("body", b"")
+    if not message.get("more_body", False):
+        if len(first) > limit:
+            raise _too_large(limit)
+        return first
+    chunks, size = [first], len(first)
+    while message.get("more_body", False):
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ConnectionResetError
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if size > limit:
+            raise _too_large(limit)
+    return b"".join(chunks)
+
+
+def _too_large(limit: int) -> _Refusal:
+    return _Refusal(413, "too-large", f"The body may have {limit:,} bytes.")
+
+
+def _check_content(headers: Headers) -> None:
+    """Take JSON as JSON's media types, or without one; anything else would be a guess."""
+    for name, value in headers:
+        if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            raise _Refusal(415, "content-encoding", "Send the body without compression.")
+        if name != b"content-type":
+            continue
+        kind, _, parameters = value.decode("latin-1").lower().partition(";")
+        kind = kind.strip()
+        charset = parameters.partition("charset=")[2].strip().strip('"')
+        json_like = kind in ("", "application/json", "text/json") or kind.endswith("+json")
+        if not json_like or charset not in ("", "utf-8", "utf8", "us-ascii"):
+            raise _Refusal(415, "content-type", "Send application/json in UTF-8.")
+
+
+def _key(trigger: WebhookDefinition[Any], verified: Verified, body_digest: str) -> str | None:
+    """Return what makes this delivery the same as another one."""
+    if trigger.dedupe is None:
+        return None
+    given = verified.delivery_id
+    if given:
+        if len(given) > _MAX_ID:
+            given = hashlib.sha256(given.encode()).hexdigest()
+        # Whoever replays a signed body could change an id that is not signed, so alone it
+        # proves nothing.
+        return given if verified.id_signed else f"{given}:{body_digest}"
+    return hashlib.sha256(verified.signed).hexdigest() if trigger.dedupe == "auto" else None
+
+
+def _kept_headers(trigger: WebhookDefinition[Any], headers: Headers) -> dict[str, str]:
+    hidden = _PRIVATE | trigger.verifier.private_headers
+    kept: dict[str, str] = {}
+    for raw_name, raw_value in headers:
+        name = raw_name.decode("latin-1").lower()
+        if name not in hidden:
+            value = raw_value.decode("latin-1")
+            kept[name] = f"{kept[name]}, {value}" if name in kept else value
+    return kept
+
+
+def _header(headers: Headers, wanted: bytes) -> str | None:
+    for name, value in headers:
+        if name == wanted and len(value) <= _MAX_TRACE and value.isascii():
+            return value.decode("ascii")
+    return None
+
+
+async def _respond(
+    send: Send,
+    status: int,
+    kind: bytes,
+    body: bytes,
+    headers: tuple[tuple[bytes, bytes], ...] = (),
+) -> None:
+    length = str(len(body)).encode()
+    fixed = [(b"content-type", kind), (b"content-length", length)]
+    await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
+    await send({"type": "http.response.body", "body": body})

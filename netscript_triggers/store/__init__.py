@@ -1,0 +1,1 @@
+"""The triggers' tables and their SQL."""

@@ -1,0 +1,128 @@
+"""The supervisor of `netscript dev`: server and worker as two processes that end with it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+import typer
+from watchfiles import PythonFilter, watch as watch_files
+
+_LOOK_MILLISECONDS = 300
+_PATIENCE_SECONDS = 5.0
+_FIRST_BACKOFF = 0.5
+_LAST_BACKOFF = 10.0
+# A process that ran this long was well; what ended it later is a new story.
+_WELL_AFTER_SECONDS = 10.0
+
+
+class _Child:
+    """One process, started again when it ends by itself."""
+
+    def __init__(self, name: str, command: Sequence[str]) -> None:
+        self.name = name
+        self._command = [sys.executable, "-m", "netscript_triggers", *command]
+        self._backoff = _FIRST_BACKOFF
+        self._again_at: float | None = None
+        self.start()
+
+    def start(self) -> None:
+        # It ends when its standard input does, which the kernel closes even if we are killed.
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE)
+        self._started = time.monotonic()
+        self._again_at = None
+
+    def look_after(self) -> None:
+        """Start it again if it has ended, later and later."""
+        now = time.monotonic()
+        if self._again_at is not None:
+            if now >= self._again_at:
+                self.start()
+            return
+        code = self._process.poll()
+        if code is None:
+            return
+        if now - self._started > _WELL_AFTER_SECONDS:
+            self._backoff = _FIRST_BACKOFF
+        typer.echo(f"{self.name} ended with {code}; again in {self._backoff:g} s", err=True)
+        self._again_at = now + self._backoff
+        self._backoff = min(self._backoff * 2, _LAST_BACKOFF)
+
+    def tell(self) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+
+    def wait_ended(self, deadline: float) -> None:
+        """Wait; past the deadline it is told again, which ends it at once."""
+        try:
+            self._process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self.tell()
+            try:
+                self._process.wait(_PATIENCE_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+
+def supervise(commands: Mapping[str, Sequence[str]], *, watch: Path | None) -> int:
+    """Run commands of `netscript` as children until told to stop; return the exit code.
+
+    Args:
+        commands: By name.
+        watch: A folder whose changes restart them; None for no watching.
+    """
+    stopped = threading.Event()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        stopped.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    children = [_Child(name, command) for name, command in commands.items()]
+    try:
+        for changed in _rounds(watch, stopped):
+            if changed:
+                names = ", ".join(sorted(Path(path).name for path in changed)[:3])
+                typer.echo(f"{names} changed: restarting", err=True)
+                _end(children)
+                for child in children:
+                    child.start()
+            for child in children:
+                child.look_after()
+    finally:
+        _end(children)
+    return 0
+
+
+def _rounds(place: Path | None, stopped: threading.Event) -> Iterator[set[str]]:
+    """Yield what has changed a few times a second, until stopped."""
+    if place is None:
+        while not stopped.wait(_LOOK_MILLISECONDS / 1000):
+            yield set()
+        return
+    for changes in watch_files(
+        place,
+        watch_filter=PythonFilter(extra_extensions=(".toml",)),
+        stop_event=stopped,
+        rust_timeout=_LOOK_MILLISECONDS,
+        yield_on_timeout=True,
+        raise_interrupt=False,
+    ):
+        yield {path for _, path in changes}
+
+
+def _end(children: Sequence[_Child]) -> None:
+    for child in children:
+        child.tell()
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    for child in children:
+        child.wait_ended(deadline)

@@ -1,0 +1,94 @@
+"""Reading what callers of the API send."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import Request
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from netscript_workers.actions import MAX_KEY_LENGTH
+from netscript_workers.api.answers import MalformedRequestError
+from netscript_workers.errors import PayloadInvalidError, PayloadTooLargeError
+from netscript_workers.payloads import MAX_JSON_BYTES, fault_details
+from netscript_workers.strict_json import MalformedError, parse
+
+
+class TriggerOptions(BaseModel):
+    """How to enqueue; each is a query parameter, or a header such as `Idempotency-Key`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    priority: int | None = Field(None, ge=0, le=100, description="Higher first; the job's own.")
+    delay: float | None = Field(None, ge=0, le=1e9, description="Seconds from now.")
+    run_at: AwareDatetime | None = Field(None, description="The instant to run it, RFC 3339.")
+    correlation_id: str | None = Field(None, min_length=1, max_length=MAX_KEY_LENGTH)
+    concurrency_key: str | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_KEY_LENGTH,
+        description="Executions that share it never overlap.",
+    )
+    idempotency_key: str | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_KEY_LENGTH,
+        description="A second call with it creates nothing and yields the first execution.",
+    )
+    topic: str | None = Field(None, min_length=1, max_length=MAX_KEY_LENGTH)
+
+
+def trigger_options(request: Request) -> TriggerOptions:
+    """Read the options of a trigger request.
+
+    Raises:
+        PayloadInvalidError: One can't be used, or is not known.
+    """
+    given: dict[str, Any] = dict(request.query_params)
+    for name in TriggerOptions.model_fields:
+        header = name.replace("_", "-")
+        value = request.headers.get(header, request.headers.get(f"x-{header}"))
+        if value is not None:
+            given.setdefault(name, value)
+    try:
+        return TriggerOptions.model_validate(given)
+    except ValidationError as error:
+        details = fault_details(error)
+        told = "; ".join(f"{detail['loc'][0]}: {detail['msg']}" for detail in details)
+        raise PayloadInvalidError(f"The options don't fit: {told}.", details=details) from None
+
+
+async def read_object(request: Request) -> Mapping[str, Any]:
+    """Read the body as a JSON object; an empty body is an empty one.
+
+    Raises:
+        PayloadTooLargeError: It is longer than 1 MiB.
+        MalformedRequestError: It is no JSON.
+        PayloadInvalidError: It is no object.
+    """
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_JSON_BYTES:
+            raise PayloadTooLargeError(f"The body may have {MAX_JSON_BYTES:,} bytes.")
+    if not body.strip():
+        return {}
+    try:
+        value = parse(body)
+    except MalformedError as error:
+        raise MalformedRequestError(str(error)) from None
+    if not isinstance(value, dict):
+        raise PayloadInvalidError("The payload must be a JSON object.")
+    return value  # pyright: ignore[reportUnknownVariableType] - JSON keys are strings
+
+
+def parameters() -> list[dict[str, Any]]:
+    """Return the options for the OpenAPI document."""
+    schema = TriggerOptions.model_json_schema()["properties"]
+    found = [
+        {"name": name, "in": "query", "required": False, "schema": part}
+        for name, part in schema.items()
+    ]
+    key = {"name": "Idempotency-Key", "in": "header", "required": False}
+    return [*found, {**key, "schema": {"type": "string"}}]

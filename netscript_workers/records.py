@@ -1,0 +1,142 @@
+"""Records: what is read back of stored things, and their JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, is_dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+from netscript_workers.clock import to_micros, to_rfc3339
+from netscript_workers.domain import ExecutionKind, ExecutionStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgressRecord:
+    """How far an execution is."""
+
+    percent: float
+    message: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionRecord:
+    """An execution as it is now.
+
+    Attributes:
+        attempt: Failures so far plus one; of a finished execution, the last attempt.
+        reason: How it ended, or why it waits.
+        duration_ms: How long the last attempt took, or has taken so far.
+    """
+
+    id: str
+    job_id: str
+    kind: ExecutionKind
+    topic: str
+    status: ExecutionStatus
+    triggered_by: str
+    trigger_event_id: str | None
+    payload: Any
+    result: Any
+    error: str | None
+    attempt: int
+    max_attempts: int
+    priority: int
+    idempotency_key: str | None
+    concurrency_key: str | None
+    correlation_id: str | None
+    traceparent: str | None
+    created_at: datetime
+    run_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    duration_ms: float | None
+    worker_id: str | None
+    progress: ProgressRecord | None
+    reason: str | None
+    retried_from: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRecord:
+    """An attempt that failed, or that its worker's death ended."""
+
+    attempt: int
+    fence_token: int
+    outcome: str
+    error: str | None
+    detail: str | None
+    worker_id: str | None
+    started_at: datetime | None
+    finished_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord:
+    """A finished step."""
+
+    name: str
+    result: Any
+    attempt: int
+    finished_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogRecord:
+    """A line that a handler logged."""
+
+    at: datetime
+    level: str
+    message: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionDetail:
+    """The whole record of an execution."""
+
+    execution: ExecutionRecord
+    attempts: tuple[AttemptRecord, ...]
+    steps: tuple[StepRecord, ...]
+    logs: tuple[LogRecord, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRecord:
+    """A job as some process has registered it."""
+
+    id: str
+    kind: ExecutionKind
+    name: str
+    description: str | None
+    topic: str
+    priority: int
+    max_attempts: int
+    timeout: float | None
+    strict_order: bool
+    enabled: bool
+    tags: tuple[str, ...]
+    metadata: dict[str, Any]
+    payload_schema: dict[str, Any]
+    source: str
+    registered_at: datetime
+
+
+def plain(value: Any) -> Any:
+    """Turn records into what JSON can hold: times as RFC 3339, an execution's detail in one."""
+    if isinstance(value, ExecutionDetail):
+        rest = {name: plain(getattr(value, name)) for name in ("attempts", "steps", "logs")}
+        return {**plain(value.execution), **rest}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, datetime):
+        return to_rfc3339(to_micros(value))
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, dict):
+        entries: dict[Any, Any] = value
+        return {name: plain(entry) for name, entry in entries.items()}
+    if isinstance(value, (list, tuple)):
+        members: tuple[Any, ...] = tuple(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - users' own data
+        return [plain(member) for member in members]
+    return value

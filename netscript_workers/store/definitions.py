@@ -1,0 +1,224 @@
+"""What processes have discovered, so that others can list and enqueue jobs they have no code for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from sqlalchemy import Connection, Row, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from netscript_workers.actions import PreparedJob, prepare
+from netscript_workers.clock import from_micros
+from netscript_workers.errors import (
+    JobNotFoundError,
+    PayloadInvalidError,
+    PayloadTooLargeError,
+    StoreUnavailableError,
+)
+from netscript_workers.jobs import JobDefinition
+from netscript_workers.payloads import fingerprint, to_json, to_stored_json
+from netscript_workers.records import JobRecord
+from netscript_workers.store.engine import Store
+from netscript_workers.store.schema import job_definitions
+
+_MAX_TOLD = 5
+_COLUMNS = ", ".join(column.name for column in job_definitions.columns)
+
+
+def register(store: Store, jobs: Iterable[JobDefinition[Any, Any]]) -> int:
+    """Make jobs known to every process of this database; return how many were new.
+
+    A definition that differs from the one that is registered replaces it.
+    """
+    # In one order everywhere, so that two processes that start together can't deadlock.
+    rows = {job.id: _row(job) for job in sorted(jobs, key=lambda job: job.id)}
+    with store.begin() as conn:
+        now = store.now(conn)
+        known = {row.id: row for row in conn.execute(_ALL)}
+        for id_, row in rows.items():
+            if id_ not in known or any(getattr(known[id_], name) != row[name] for name in row):
+                conn.execute(_PUT, {**row, "now": now})
+    return len(rows.keys() - known.keys())
+
+
+def list_jobs(conn: Connection, *, limit: int, offset: int) -> tuple[list[JobRecord], int]:
+    """Return registered jobs by id, and how many there are in all."""
+    rows = conn.execute(_PAGE, {"limit": limit, "offset": offset})
+    found = [_record(row) for row in rows]
+    return found, int(conn.execute(_COUNT).scalar_one())
+
+
+def get_job(conn: Connection, job_id: str) -> JobRecord:
+    """Return a registered job.
+
+    Raises:
+        JobNotFoundError: There is none; the error names the nearest.
+    """
+    row = conn.execute(_ONE, {"id": job_id}).one_or_none() if "\0" not in job_id else None
+    if row is None:
+        raise JobNotFoundError(job_id, conn.execute(_IDS).scalars())
+    return _record(row)
+
+
+class ConnectionCatalog:
+    """Registered jobs, read on a connection that is open already."""
+
+    def __init__(self, conn: Connection) -> None:
+        """Read there."""
+        self._conn = conn
+
+    def prepare(self, job_id: str, payload: Any) -> PreparedJob:
+        """Check a payload against a registered job.
+
+        Raises:
+            JobNotFoundError: Nobody has registered it.
+            PayloadInvalidError: Its schema refuses the payload, or it is disabled.
+            PayloadTooLargeError: The payload is longer than 1 MiB of JSON.
+        """
+        return _prepare(get_job(self._conn, job_id), payload)
+
+
+class StoredCatalog:
+    """The jobs of this process, and those that others have registered."""
+
+    def __init__(self, store: Store, jobs: Mapping[str, JobDefinition[Any, Any]]) -> None:
+        """Look in `jobs` first, then in the database."""
+        self._store = store
+        self._jobs = jobs
+
+    def prepare(self, job_id: str, payload: Any) -> PreparedJob:
+        """Check a payload; blocks on the database where the job is not one of ours.
+
+        Raises:
+            JobNotFoundError: Nobody has registered it.
+            PayloadInvalidError: The job refuses the payload, or is disabled.
+            PayloadTooLargeError: The payload is longer than 1 MiB of JSON.
+            StoreUnavailableError: The database does not answer.
+        """
+        if job_id in self._jobs:
+            return prepare(self._jobs[job_id], payload)
+        try:
+            with self._store.read() as conn:
+                return ConnectionCatalog(conn).prepare(job_id, payload)
+        except SQLAlchemyError as error:
+            raise StoreUnavailableError("The database can't be read now.") from error
+
+
+def _prepare(job: JobRecord, payload: Any) -> PreparedJob:
+    if not job.enabled:
+        raise PayloadInvalidError(f'The job "{job.id}" is disabled.')
+    try:
+        stored = to_stored_json({} if payload is None else payload)
+    except ValueError as error:
+        kind = PayloadTooLargeError if "limit" in str(error) else PayloadInvalidError
+        raise kind(f'The payload of job "{job.id}": {error}') from error
+    _check(job, json.loads(stored))
+    return PreparedJob(
+        topic=job.topic,
+        priority=job.priority,
+        max_attempts=job.max_attempts,
+        strict_order=job.strict_order,
+        payload=stored,
+        fingerprint=fingerprint(stored),
+    )
+
+
+def _check(job: JobRecord, payload: Any) -> None:
+    if not isinstance(payload, dict):
+        raise PayloadInvalidError(f'The payload of job "{job.id}" must be a JSON object.')
+    faults = sorted(_validator(to_json(job.payload_schema)).iter_errors(payload), key=_place)
+    if not faults:
+        return
+    details = tuple(
+        {"loc": _loc(fault), "msg": _told(fault), "type": str(fault.validator)} for fault in faults
+    )
+    told = "; ".join(
+        f"{'.'.join(str(part) for part in detail['loc']) or 'payload'}: {detail['msg']}"
+        for detail in details[:_MAX_TOLD]
+    )
+    raise PayloadInvalidError(f'The payload does not fit job "{job.id}": {told}.', details=details)
+
+
+def _loc(fault: Any) -> Sequence[str | int]:
+    place = list(fault.absolute_path)
+    missing = fault.validator == "required" and isinstance(fault.instance, dict)
+    return (
+        [*place, *(n for n in fault.validator_value if n not in fault.instance)][: len(place) + 1]
+        if missing
+        else place
+    )
+
+
+def _told(fault: Any) -> str:
+    """Say what is wrong without repeating the value, as the library's own message would."""
+    if fault.validator == "required":
+        return "Field required"
+    return f"must meet {fault.validator} = {json.dumps(fault.validator_value)[:100]}"
+
+
+def _place(fault: Any) -> list[str]:
+    return [str(part) for part in fault.absolute_path]
+
+
+@lru_cache(maxsize=256)
+def _validator(schema: str) -> Any:
+    return Draft202012Validator(json.loads(schema))
+
+
+def _row(job: JobDefinition[Any, Any]) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "kind": "job",
+        "name": job.name,
+        "description": job.description,
+        "topic": job.topic,
+        "priority": job.priority,
+        "max_attempts": job.retry.max_attempts,
+        "timeout": job.timeout,
+        "strict_order": job.strict_order,
+        "enabled": job.enabled,
+        "tags": to_json(job.tags),
+        "metadata": to_stored_json(job.metadata),
+        "payload_schema": to_json(job.payload_model.json_schema()),
+        "source": job.source,
+    }
+
+
+def _record(row: Row[Any]) -> JobRecord:
+    facts = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
+    facts["tags"] = tuple(json.loads(facts["tags"]))
+    for name in ("metadata", "payload_schema"):
+        facts[name] = json.loads(facts[name])
+    for name in ("strict_order", "enabled"):  # SQLite's booleans are numbers
+        facts[name] = bool(facts[name])
+    facts["registered_at"] = from_micros(facts["registered_at"])
+    return JobRecord(**facts)
+
+
+_ALL = text(f"SELECT {_COLUMNS} FROM netscript_job_definitions")  # noqa: S608
+_IDS = text("SELECT id FROM netscript_job_definitions ORDER BY id")
+_COUNT = text("SELECT count(*) FROM netscript_job_definitions")
+_ONE = text(f"SELECT {_COLUMNS} FROM netscript_job_definitions WHERE id = :id")  # noqa: S608
+_PAGE = text(
+    f"SELECT {_COLUMNS} FROM netscript_job_definitions ORDER BY id LIMIT :limit OFFSET :offset"  # noqa: S608
+)
+_PUT = text(
+    """
+    INSERT INTO netscript_job_definitions
+        (id, kind, name, description, topic, priority, max_attempts, timeout, strict_order,
+         enabled, tags, metadata, payload_schema, source, registered_at)
+    VALUES (:id, :kind, :name, :description, :topic, :priority, :max_attempts, :timeout,
+        :strict_order, :enabled, :tags, :metadata, :payload_schema, :source, :now)
+    ON CONFLICT (id) DO UPDATE SET
+        kind = excluded.kind, name = excluded.name, description = excluded.description,
+        topic = excluded.topic, priority = excluded.priority,
+        max_attempts = excluded.max_attempts, timeout = excluded.timeout,
+        strict_order = excluded.strict_order, enabled = excluded.enabled, tags = excluded.tags,
+        metadata = excluded.metadata, payload_schema = excluded.payload_schema,
+        source = excluded.source, registered_at = excluded.registered_at
+    """
+)

@@ -1,0 +1,226 @@
+"""Reading executions back, live and finished ones in one statement.
+
+Two statements would miss what moves from one table to the other in between.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, text
+
+from netscript_workers.clock import from_micros
+from netscript_workers.domain import FINAL_STATUSES, ExecutionStatus
+from netscript_workers.errors import CursorError, ExecutionNotFoundError
+from netscript_workers.ids import is_id
+from netscript_workers.records import (
+    AttemptRecord,
+    ExecutionDetail,
+    ExecutionRecord,
+    LogRecord,
+    ProgressRecord,
+    StepRecord,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionFilter:
+    """Which executions to list; None for any."""
+
+    status: ExecutionStatus | None = None
+    job_id: str | None = None
+    topic: str | None = None
+    correlation_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some executions, newest first, and the cursor of the next page if there is one."""
+
+    executions: tuple[ExecutionRecord, ...]
+    next_cursor: str | None
+
+
+def list_executions(
+    conn: Connection, wanted: ExecutionFilter, *, limit: int, cursor: str | None = None, now: int
+) -> Page:
+    """Return a page of executions, newest first.
+
+    Args:
+        conn: Where to read.
+        wanted: Which ones.
+        limit: How many at most.
+        cursor: The `next_cursor` of the page before.
+        now: The database's present, for the duration of running ones.
+
+    Raises:
+        CursorError: The cursor is none of ours.
+    """
+    if cursor is not None and not is_id(cursor):
+        raise CursorError
+    asked = {
+        "status": None if wanted.status is None else wanted.status.value,
+        "job_id": wanted.job_id,
+        "topic": wanted.topic,
+        "correlation_id": wanted.correlation_id,
+    }
+    bound: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    if any("\0" in value for value in bound.values()):  # nothing that is stored holds one
+        return Page((), None)
+    conditions = [f"{name} = :{name}" for name in bound]
+    if cursor is not None:
+        conditions.append("id < :cursor")
+        bound["cursor"] = cursor
+    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+    sources = [
+        f"SELECT * FROM (SELECT {columns} FROM {table} {where} ORDER BY id DESC LIMIT :more) AS {name}"  # noqa: S608 - constants; values are bound
+        for name, table, columns in _sources(wanted.status)
+    ]
+    statement = text(f"{' UNION ALL '.join(sources)} ORDER BY id DESC LIMIT :more")
+    rows = conn.execute(statement, {**bound, "more": limit + 1}).all()
+    records = tuple(_record(row, now) for row in rows[:limit])
+    return Page(records, records[-1].id if len(rows) > limit else None)
+
+
+def get_execution(conn: Connection, execution_id: str, *, now: int) -> ExecutionDetail:
+    """Return an execution with its attempts, steps and log lines.
+
+    Raises:
+        ExecutionNotFoundError: There is none with this id (or no longer).
+    """
+    row = _find(conn, execution_id)
+    bound = {"id": execution_id}
+    return ExecutionDetail(
+        execution=_record(row, now),
+        attempts=tuple(_attempt(found) for found in conn.execute(_ATTEMPTS, bound)),
+        steps=tuple(_step(found) for found in conn.execute(_STEPS, bound)),
+        logs=tuple(_log(found) for found in conn.execute(_LOGS, bound)),
+    )
+
+
+def get_execution_record(conn: Connection, execution_id: str, *, now: int) -> ExecutionRecord:
+    """Return an execution alone.
+
+    Raises:
+        ExecutionNotFoundError: There is none with this id (or no longer).
+    """
+    return _record(_find(conn, execution_id), now)
+
+
+def live_workers(conn: Connection, now: int) -> int:
+    """Return how many workers hold a valid lease."""
+    return int(conn.execute(_WORKERS, {"now": now}).scalar_one())
+
+
+def _find(conn: Connection, execution_id: str) -> Row[Any]:
+    row = conn.execute(_ONE, {"id": execution_id}).one_or_none() if is_id(execution_id) else None
+    if row is None:
+        raise ExecutionNotFoundError(f"There is no execution {execution_id[:100]!r}.")
+    return row
+
+
+def _sources(status: ExecutionStatus | None) -> Sequence[tuple[str, str, str]]:
+    if status is None:
+        return (_LIVE, _HISTORY)
+    return (_HISTORY,) if status in FINAL_STATUSES else (_LIVE,)
+
+
+def _record(row: Row[Any], now: int) -> ExecutionRecord:
+    ended = row.finished_at if row.finished_at is not None else now
+    took = row.status == "running" or row.finished_at is not None
+    shown = row.progress_percent is not None
+    return ExecutionRecord(
+        id=str(row.id),
+        job_id=row.job_id,
+        kind=row.kind,
+        topic=row.topic,
+        status=ExecutionStatus(row.status),
+        triggered_by=row.triggered_by,
+        trigger_event_id=None if row.trigger_event_id is None else str(row.trigger_event_id),
+        payload=json.loads(row.payload),
+        result=None if row.result is None else json.loads(row.result),
+        error=row.error,
+        attempt=row.attempt,
+        max_attempts=row.max_attempts,
+        priority=row.priority,
+        idempotency_key=row.idempotency_key,
+        concurrency_key=row.concurrency_key,
+        correlation_id=row.correlation_id,
+        traceparent=row.traceparent,
+        created_at=from_micros(row.created_at),
+        run_at=from_micros(row.run_at),
+        started_at=_when(row.started_at),
+        finished_at=_when(row.finished_at),
+        duration_ms=(ended - row.started_at) / 1000 if took and row.started_at else None,
+        worker_id=None if row.worker_id is None else str(row.worker_id),
+        progress=ProgressRecord(percent=row.progress_percent, message=row.progress_message)
+        if shown
+        else None,
+        reason=row.reason,
+        retried_from=None if row.retried_from is None else str(row.retried_from),
+    )
+
+
+def _attempt(row: Row[Any]) -> AttemptRecord:
+    return AttemptRecord(
+        attempt=row.attempt,
+        fence_token=row.token,
+        outcome=row.outcome,
+        error=row.error,
+        detail=row.detail,
+        worker_id=None if row.worker_id is None else str(row.worker_id),
+        started_at=_when(row.started_at),
+        finished_at=from_micros(row.finished_at),
+    )
+
+
+def _step(row: Row[Any]) -> StepRecord:
+    finished = from_micros(row.finished_at)
+    return StepRecord(
+        name=row.name, result=json.loads(row.value), attempt=row.attempt, finished_at=finished
+    )
+
+
+def _log(row: Row[Any]) -> LogRecord:
+    at = from_micros(row.at)
+    return LogRecord(at=at, level=row.level, message=row.message, attempt=row.attempt)
+
+
+def _when(micros: int | None) -> Any:
+    return None if micros is None else from_micros(micros)
+
+
+_SHARED = (
+    "id, job_id, kind, topic, status, triggered_by, trigger_event_id, payload, error, attempt, "
+    "max_attempts, priority, idempotency_key, concurrency_key, correlation_id, traceparent, "
+    "created_at, run_at, started_at, worker_id, progress_percent, progress_message, reason, "
+    "retried_from"
+)
+_LIVE = (
+    "live",
+    "netscript_executions",
+    f"{_SHARED}, CAST(NULL AS text) AS result, CAST(NULL AS bigint) AS finished_at",
+)
+_HISTORY = ("history", "netscript_execution_history", f"{_SHARED}, result, finished_at")
+_ONE = text(
+    " UNION ALL ".join(
+        f"SELECT {columns} FROM {table} WHERE id = :id"  # noqa: S608
+        for _, table, columns in (_LIVE, _HISTORY)
+    )
+)
+_ATTEMPTS = text(
+    "SELECT token, attempt, outcome, error, detail, worker_id, started_at, finished_at "
+    "FROM netscript_execution_attempts WHERE execution_id = :id ORDER BY token"
+)
+_STEPS = text(
+    "SELECT name, value, attempt, finished_at FROM netscript_execution_steps "
+    "WHERE execution_id = :id ORDER BY finished_at, name"
+)
+_LOGS = text(
+    "SELECT at, level, message, attempt FROM netscript_execution_logs "
+    "WHERE execution_id = :id ORDER BY id"
+)
+_WORKERS = text("SELECT count(*) FROM netscript_workers WHERE lease_until > :now")
