@@ -27,10 +27,13 @@ class Charge(BaseModel):
     reason: str = ""
 
 
+LIMIT_CENTS = 100_000_000
+
+
 async def charge_customer(order_id: str, amount_cents: int) -> Charge:
-    """Stand in for a payment provider: refuses more than a million, and answers the same twice."""
+    """Stand in for a payment provider: the same order is the same charge."""
     digest = hashlib.sha256(f"{order_id}:{amount_cents}".encode()).hexdigest()
-    if amount_cents > 100_000_000:
+    if amount_cents > LIMIT_CENTS:
         return Charge(id="", ok=False, reason="the amount is over the limit")
     return Charge(id=f"ch_{digest[:12]}")
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
@@ -70,7 +70,7 @@ def create_server(settings: Settings, *, dev: bool = False) -> ServerApp:
     coordinator = Coordinator(store, writer, handlers, catalog, on_pending=processor.nudge)
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
         writer.start()
         coordinator.start()
         processing = asyncio.create_task(processor.run())
@@ -123,7 +123,7 @@ class _Server(uvicorn.Server):
     """Ends with exit code 0 where it was told to end."""
 
     @contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def capture_signals(self) -> Generator[None]:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.handle_exit, number, None)

@@ -119,7 +119,7 @@ class Coordinator:
         finally:
             del self._under_way[name]
 
-    def _find(self, names: list[Name]) -> list[Accepted | None | BaseException]:
+    def _find(self, names: list[Name]) -> list[Accepted | BaseException | None]:
         try:
             with self._store.read() as conn:
                 now = self._store.now(conn)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 from netscript_triggers.definitions import TriggerContext, WebhookDefinition
 from netscript_triggers.events import TriggerEvent
@@ -112,8 +112,8 @@ def actions_of(trigger: WebhookDefinition[Any], returned: Any) -> tuple[EnqueueJ
     """
     if returned is None:
         return ()
-    single = isinstance(returned, EnqueueJob) or not isinstance(returned, Iterable)
-    given: tuple[Any, ...] = (returned,) if single else tuple(returned)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - what users return
+    many = isinstance(returned, Iterable) and not isinstance(returned, (str, bytes, Mapping))
+    given: tuple[Any, ...] = tuple(cast("Iterable[Any]", returned)) if many else (returned,)
     for action in given:
         if not isinstance(action, EnqueueJob):
             raise ConfigurationError(

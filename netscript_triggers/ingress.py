@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 from netscript_triggers.coordinator import Coordinator, Delivery
 from netscript_triggers.definitions import WebhookDefinition
 from netscript_triggers.payloads import read_payload
+from netscript_triggers.secrets import secrets_of
 from netscript_triggers.verifiers import RawRequest, Verified
 from netscript_workers.errors import (
     NetscriptError,
@@ -190,14 +191,6 @@ class Ingress:
             self._logged[counted] = now
             total = self.refused[counted]
             logger.warning("webhook %s refused a delivery: %s (%d so far)", *counted, total)
-
-
-def secrets_of(
-    trigger: WebhookDefinition[Any], environment: Mapping[str, str]
-) -> tuple[bytes, ...]:
-    """Return the secrets in force: every word of every variable that the trigger names."""
-    words = [word for name in trigger.secret_env for word in environment.get(name, "").split()]
-    return tuple(word.encode("utf-8", "surrogateescape") for word in words)
 
 
 async def _read_body(headers: Headers, receive: Receive, limit: int) -> bytes:

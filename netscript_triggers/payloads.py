@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from netscript_triggers.definitions import WebhookDefinition
-from netscript_workers.strict_json import MalformedError, parse
 from netscript_workers.errors import PayloadInvalidError
 from netscript_workers.payloads import invalid_payload
+from netscript_workers.strict_json import MalformedError, parse
 
 
 def read_payload(trigger: WebhookDefinition[Any], body: bytes) -> Any:

@@ -208,7 +208,7 @@ class Processor:
 
     def _release(self, events: list[StoredEvent]) -> None:
         with self._store.begin() as conn:
-            inbox.release(conn, self._store.dialect, events, self._store.now(conn))
+            inbox.release(conn, events, self._store.now(conn))
 
 
 def _died(event: StoredEvent) -> Ending:

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import FrameType
 
 import typer
-from watchfiles import PythonFilter, watch as watch_files
+from watchfiles import PythonFilter
+from watchfiles import watch as watch_files
 
 _LOOK_MILLISECONDS = 300
 _PATIENCE_SECONDS = 5.0
@@ -34,7 +35,8 @@ class _Child:
 
     def start(self) -> None:
         # It ends when its standard input does, which the kernel closes even if we are killed.
-        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE)
+        # A group of its own: Ctrl-C is ours to pass on, and comes once.
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, process_group=0)
         self._started = time.monotonic()
         self._again_at = None
 

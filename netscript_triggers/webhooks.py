@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol, Required, TypedDict
 
 from pydantic import PydanticSchemaGenerationError, TypeAdapter
-from typing_extensions import Required, TypeVar, Unpack
+from typing_extensions import TypeVar, Unpack
 
 from netscript_triggers.definitions import Actions, Dedupe, Dispatch, WebhookDefinition
 from netscript_triggers.verifiers import Verifier, verifier_named
@@ -198,7 +198,7 @@ def _secret_names(
             hint="Name one variable or a list of them.",
         )
     names = (secret_env,) if isinstance(secret_env, str) else tuple(secret_env or ())
-    if verifier.needs_secret and not all(names) or (verifier.needs_secret and not names):
+    if (verifier.needs_secret and not all(names)) or (verifier.needs_secret and not names):
         raise ConfigurationError(
             f"{owner}: the verifier {verifier.name} needs a secret.",
             hint='Name the variable that holds it, as in secret_env="WEBHOOK_SECRET".',
@@ -227,7 +227,7 @@ def _takes_context(handler: Callable[..., Any], owner: str) -> bool:
             signature.bind(*range(count))
         except TypeError:
             continue
-        return count == 2  # noqa: PLR2004 - event and context
+        return count == 2
     raise ConfigurationError(
         f"{owner}: the handler must take the event (and may take a context).",
         hint="Write it as: def handler(event: WebhookEvent).",

@@ -85,7 +85,7 @@ class JobContext(Generic[P]):
         correlation_id: Ties together what one cause has led to.
         traceparent: W3C trace context of the producer.
         tracestate: W3C trace state of the producer.
-        log: A logger that carries the execution's id.
+        log: A logger whose lines, from INFO on, are kept with the execution.
     """
 
     id: str
@@ -97,7 +97,7 @@ class JobContext(Generic[P]):
     correlation_id: str | None
     traceparent: str | None
     tracestate: str | None
-    log: logging.LoggerAdapter[logging.Logger]
+    log: logging.Logger
     port: ContextPort
     cancel_event: asyncio.Event
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, TypeAlias
 
-JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
-
 ExecutionKind: TypeAlias = Literal["job", "task"]
 
 RuntimeName: TypeAlias = Literal["in-process", "worker-process", "subprocess", "web-worker"]

@@ -111,8 +111,13 @@ def job(handler: Callable[..., Any] | None = None, /, **options: Unpack[JobOptio
         ConfigurationError: The handler or an option can't work.
     """
     if handler is not None:
-        return define_job_handler(handler)
-    return lambda function: define_job_handler(function, **options)
+        bare: JobDefinition[Any, Any] = define_job_handler(handler)
+        return bare
+
+    def decorate(function: Callable[[JobContext[P]], R], /) -> JobDefinition[P, R]:
+        return define_job_handler(function, **options)
+
+    return decorate
 
 
 def define_job_handler(
@@ -170,11 +175,11 @@ def _define(
     metadata: Mapping[str, Any] | None = None,
 ) -> JobDefinition[Any, Any]:
     source = _source_of(handler)
-    id = id if id is not None else getattr(handler, "__name__", "").replace("_", "-")  # noqa: A001
-    owner = f'job "{id}"'
-    if not _ID.fullmatch(id):
+    job_id = id if id is not None else str(getattr(handler, "__name__", "")).replace("_", "-")
+    owner = f'job "{job_id}"'
+    if not _ID.fullmatch(job_id):
         raise ConfigurationError(
-            f"The job id {id!r} ({source}) can't be used.",
+            f"The job id {job_id!r} ({source}) can't be used.",
             hint="Use letters, digits and . _ : - , at most 128, a letter or digit first.",
         )
     _check_handler(handler, owner, source)
@@ -190,13 +195,14 @@ def _define(
     if runtime not in (None, "in-process"):
         _refuse_option(owner, f"runtime={runtime!r}")
     declared = payload if payload is not None else _declared_payload(handler)
+    model: PayloadModel[Any] = PayloadModel(declared, owner)
     return JobDefinition(
         handler=handler,
-        id=id,
-        name=name if name is not None else id.replace("-", " ").replace("_", " ").capitalize(),
+        id=job_id,
+        name=name if name is not None else _title(job_id),
         description=description if description is not None else _first_line(handler),
         topic=topic,
-        payload_model=PayloadModel(declared, owner),
+        payload_model=model,
         retry=retry,
         timeout=timeout,
         runtime=runtime,
@@ -208,6 +214,10 @@ def _define(
         is_async=_is_async(handler),
         source=source,
     )
+
+
+def _title(job_id: str) -> str:
+    return job_id.replace("-", " ").replace("_", " ").capitalize()
 
 
 def _refuse_option(owner: str, option: str) -> NoReturn:
@@ -263,8 +273,8 @@ def check_priority(priority: int, owner: str) -> None:
     Raises:
         ConfigurationError: It is not.
     """
-    whole = isinstance(priority, int) and not isinstance(priority, bool)  # pyright: ignore[reportUnnecessaryIsInstance] - users' values are not all typed
-    if not whole or not 0 <= priority <= MAX_PRIORITY:
+    # Not every user's value is typed: True, 5.5 and "5" are refused too.
+    if type(priority) is not int or not 0 <= priority <= MAX_PRIORITY:
         raise ConfigurationError(
             f"{owner}: priority={priority!r} must be a whole number from 0 to {MAX_PRIORITY}.",
             hint="Higher runs first.",

@@ -89,7 +89,7 @@ class PayloadModel(Generic[P]):
             PayloadInvalidError: The model refuses it, or it is no JSON.
             PayloadTooLargeError: It is longer than 1 MiB of JSON.
         """
-        given = {} if payload is None else payload
+        given: Any = {} if payload is None else payload
         if isinstance(given, BaseModel):
             kept = given.model_dump(mode="json", by_alias=True, round_trip=True)
             told = given.model_dump(mode="json", by_alias=True, exclude_unset=True)

@@ -129,13 +129,10 @@ def plain(value: Any) -> Any:
         return {**plain(value.execution), **rest}
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, datetime):
-        return to_rfc3339(to_micros(value))
-    if isinstance(value, Enum):
-        return value.value
+    if isinstance(value, (datetime, Enum)):
+        return to_rfc3339(to_micros(value)) if isinstance(value, datetime) else value.value
     if isinstance(value, dict):
-        entries: dict[Any, Any] = value
-        return {name: plain(entry) for name, entry in entries.items()}
+        return {name: plain(entry) for name, entry in value.items()}  # pyright: ignore[reportUnknownVariableType] - users' own data
     if isinstance(value, (list, tuple)):
         members: tuple[Any, ...] = tuple(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - users' own data
         return [plain(member) for member in members]

@@ -108,15 +108,17 @@ def import_folder(project_dir: Path, folder: str) -> Iterator[ModuleType]:
     _own_package(project_dir.absolute(), parts)
     for path in sorted(root.rglob("*.py")):
         relative = path.relative_to(root)
-        if any(part.startswith((".", "_")) for part in relative.parts):
-            if relative.name != "__init__.py" or any(
-                part.startswith((".", "_")) for part in relative.parts[:-1]
-            ):
-                continue
+        if _is_private(relative):
+            continue
         names = [*parts, *relative.with_suffix("").parts]
         if names[-1] == "__init__":
             names.pop()
         yield _import(".".join(names), path)
+
+
+def _is_private(path: Path) -> bool:
+    parts = path.parts[:-1] if path.name == "__init__.py" else path.parts
+    return any(part.startswith((".", "_")) for part in parts)
 
 
 def _put_first(place: str) -> None:

@@ -42,15 +42,14 @@ class Retry:
     max_delay: float = 300.0
     multiplier: float = 2.0
     jitter: bool = True
-    on: tuple[type[BaseException], ...] | None = None
-    give_up_on: tuple[type[BaseException], ...] = ()
+    on: tuple[type[BaseException], ...] | type[BaseException] | None = None
+    give_up_on: tuple[type[BaseException], ...] | type[BaseException] = ()
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense, and accept one error class for a tuple of one."""
-        if isinstance(self.on, type):
-            object.__setattr__(self, "on", (self.on,))
-        if isinstance(self.give_up_on, type):
-            object.__setattr__(self, "give_up_on", (self.give_up_on,))
+        for name in ("on", "give_up_on"):
+            if isinstance(getattr(self, name), type):
+                object.__setattr__(self, name, (getattr(self, name),))
         if isinstance(self.max_attempts, bool) or self.max_attempts < 1:
             raise ConfigurationError(
                 f"Retry(max_attempts={self.max_attempts!r}) must be 1 or more."

@@ -40,6 +40,18 @@ def _split(value: Any) -> Any:
     return value
 
 
+def _two_numbers(value: Any) -> Any:
+    """Read `7` or `7,90`: days for completed and for failed executions."""
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",")]
+    if isinstance(value, (int, float)):
+        value = [value]
+    if isinstance(value, (list, tuple)):
+        parts: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - what a file may hold
+        return (parts[0], 90.0) if len(parts) == 1 else tuple(parts)
+    return value
+
+
 class SettingsWarning(UserWarning):
     """A variable that begins with NETSCRIPT_ means nothing."""
 
@@ -68,9 +80,10 @@ class Settings(BaseSettings):
     api_tokens: SecretStr | None = None
     host: str = "127.0.0.1"
     port: int = Field(default=8091, ge=0, le=65_535)
-    retention_days: Annotated[
-        tuple[float, float], NoDecode, BeforeValidator(lambda value: _two_numbers(value))
-    ] = (7.0, 90.0)
+    retention_days: Annotated[tuple[float, float], NoDecode, BeforeValidator(_two_numbers)] = (
+        7.0,
+        90.0,
+    )
     idempotency_hours: float = Field(default=72.0, gt=0, le=24 * 366)
     heartbeat_seconds: float = Field(default=5.0, gt=0)
     lease_seconds: float = Field(default=30.0, gt=0)
@@ -216,18 +229,6 @@ def project_table(place: Path) -> tuple[Path, Mapping[str, Any]]:
         if table is not None:
             return path, table
     return own, {}
-
-
-def _two_numbers(value: Any) -> Any:
-    """Read `7` or `7,90`: days for completed and for failed executions."""
-    if isinstance(value, str):
-        value = [part.strip() for part in value.split(",")]
-    if isinstance(value, (int, float)):
-        value = [value]
-    if isinstance(value, (list, tuple)):
-        parts: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - what a file may hold
-        return (parts[0], 90.0) if len(parts) == 1 else tuple(parts)
-    return value
 
 
 def _warn_of_unknown(environment: Mapping[str, str]) -> None:

@@ -174,7 +174,7 @@ def finish(
     return [end.event.id in kept for end in finishes]
 
 
-def release(conn: Connection, dialect: Dialect, events: Sequence[StoredEvent], now: int) -> None:
+def release(conn: Connection, events: Sequence[StoredEvent], now: int) -> None:
     """Give claimed events back without a failed attempt."""
     for event in events:
         conn.execute(_RELEASE, {"id": event.id, "token": event.token, "now": now})
@@ -233,7 +233,7 @@ def _accepted(dialect: Dialect) -> TextClause:
         f"""
         SELECT id, status, executions FROM netscript_trigger_events
         WHERE id IN {dialect.members("ids", "id")}
-        """  # noqa: S608
+        """
     )
 
 
@@ -251,7 +251,7 @@ def _claim(dialect: Dialect) -> TextClause:
             ORDER BY due_at, id LIMIT :limit {dialect.skip_locked})
         RETURNING id, trigger_id, token, attempt, idempotency_key, headers, body, traceparent,
             tracestate, received_at
-        """  # noqa: S608
+        """
     )
 
 
@@ -262,5 +262,5 @@ def _lock(dialect: Dialect) -> TextClause:
         SELECT id, token FROM netscript_trigger_events
         WHERE id IN {dialect.members("ids", "id")} AND status = 'processing'
         ORDER BY id {dialect.for_update}
-        """  # noqa: S608
+        """
     )

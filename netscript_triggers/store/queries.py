@@ -48,7 +48,7 @@ def list_events(
     used = {condition: pair for condition, pair in asked.items() if pair[1] is not None}
     where = f"WHERE {' AND '.join(used)}" if used else ""
     statement = text(
-        f"SELECT {_COLUMNS} FROM netscript_trigger_events {where} ORDER BY id DESC LIMIT :more"  # noqa: S608 - constants; values are bound
+        f"SELECT {_COLUMNS} FROM netscript_trigger_events {where} ORDER BY id DESC LIMIT :more"
     )
     rows = conn.execute(statement, {**dict(used.values()), "more": limit + 1}).all()
     events = tuple(_record(row) for row in rows[:limit])
@@ -91,4 +91,4 @@ _COLUMNS = (
     "id, trigger_id, kind, status, idempotency_key, executions, attempt, conflict, error, "
     "traceparent, replayed_from, received_at, due_at, finished_at"
 )
-_ONE = text(f"SELECT {_COLUMNS}, headers, body FROM netscript_trigger_events WHERE id = :id")  # noqa: S608
+_ONE = text(f"SELECT {_COLUMNS}, headers, body FROM netscript_trigger_events WHERE id = :id")

@@ -86,11 +86,11 @@ class MemoryVerifier:
     needs_secret: bool = False
     private_headers: frozenset[str] = frozenset()
 
-    def verify(self, request: RawRequest, secrets: Sequence[bytes], now: float) -> Verified:  # noqa: ARG002
+    def verify(self, request: RawRequest, secrets: Sequence[bytes], now: float) -> Verified:
         """Accept."""
         return Verified(signed=request.body)
 
-    def sign(self, body: bytes, secret: bytes, now: float) -> Mapping[str, str]:  # noqa: ARG002
+    def sign(self, body: bytes, secret: bytes, now: float) -> Mapping[str, str]:
         """Sign with nothing."""
         return {}
 

@@ -58,7 +58,7 @@ class HmacVerifier:
         """The signature's headers."""
         return frozenset(header.lower() for header in self.headers)
 
-    def verify(self, request: RawRequest, secrets: Sequence[bytes], now: float) -> Verified:  # noqa: ARG002
+    def verify(self, request: RawRequest, secrets: Sequence[bytes], now: float) -> Verified:
         """Check the signature, in constant time, against each secret.
 
         Raises:
@@ -82,7 +82,7 @@ class HmacVerifier:
             delivery_id=None if delivery_id is None else delivery_id.decode("latin-1"),
         )
 
-    def sign(self, body: bytes, secret: bytes, now: float) -> Mapping[str, str]:  # noqa: ARG002
+    def sign(self, body: bytes, secret: bytes, now: float) -> Mapping[str, str]:
         """Sign as a sender would, in hex with the prefix."""
         digest = hmac.new(secret, body, getattr(hashlib, self.algorithm)).hexdigest()
         return {self.headers[0]: f"{self.prefix}{digest}"}

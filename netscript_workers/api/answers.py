@@ -58,7 +58,7 @@ class Problem(Response):
     def __init__(self, status: int, code: str, detail: str | None = None, **extra: Any) -> None:
         """Answer with a problem; `extra` are more members."""
         super().__init__(to_bytes(problem(status, code, detail, **extra)), status)
-        if status == 503:  # noqa: PLR2004 - unavailable
+        if status == 503:
             self.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
 
 

@@ -122,33 +122,37 @@ def _restore(stored: str, declared: Callable[..., Any]) -> Any:
     return value if returned is Any else TypeAdapter(returned).validate_python(value)
 
 
-class _JournalLogger(logging.LoggerAdapter[logging.Logger]):
-    """Logs as usual, and keeps the first lines with the execution."""
+class _JournalLogger(logging.Logger):
+    """Logs as the logger of its job does, and keeps the first lines with the execution."""
 
     def __init__(self, claim: ClaimedExecution, journal: Journal) -> None:
-        facts = {"execution_id": claim.id, "job_id": claim.job_id, "attempt": claim.attempt}
-        super().__init__(logging.getLogger(f"netscript.jobs.{claim.job_id}"), facts)
+        name = f"netscript.jobs.{claim.job_id}"
+        shared = logging.getLogger(name)
+        self._shown_from = shared.getEffectiveLevel()
+        super().__init__(name, min(self._shown_from, logging.INFO))
+        self.parent = shared
         self._claim = claim
         self._journal = journal
         self._left = MAX_LOG_LINES
 
-    def log(self, level: int, msg: object, *args: Any, **kwargs: Any) -> None:
-        if self._left > 0 and level >= logging.INFO:
+    def handle(self, record: logging.LogRecord) -> None:
+        """Keep the line, and show it where the job's logger would."""
+        claim = self._claim
+        if self._left > 0 and record.levelno >= logging.INFO:
             self._left -= 1
-            line = storable(_format(msg, args), MAX_LOG_CHARS)
-            name = logging.getLevelName(level)
-            self._journal.save_log(self._claim, SYSTEM_CLOCK.now(), name, line)
-        if self.isEnabledFor(level):
-            # One frame more than the base class, for %(funcName)s of the caller.
-            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
-            super().log(level, msg, *args, **kwargs)
+            line = storable(_format(record), MAX_LOG_CHARS)
+            self._journal.save_log(claim, SYSTEM_CLOCK.now(), record.levelname, line)
+        if record.levelno >= self._shown_from:
+            record.execution_id, record.job_id = claim.id, claim.job_id
+            record.attempt = claim.attempt
+            super().handle(record)
 
 
-def _format(msg: object, args: tuple[Any, ...]) -> str:
+def _format(record: logging.LogRecord) -> str:
     try:
-        return str(msg) % args if args else str(msg)
-    except (TypeError, ValueError):
-        return f"{msg} {args}"
+        return record.getMessage()
+    except Exception:  # noqa: BLE001 - arguments that don't fit must not fail the job
+        return str(record.msg)
 
 
 def make_context(

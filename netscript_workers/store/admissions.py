@@ -128,7 +128,7 @@ def _take(dialect: Dialect) -> TextClause:
         DELETE FROM netscript_admissions WHERE id IN (
             SELECT id FROM netscript_admissions ORDER BY id LIMIT :limit {dialect.skip_locked})
         RETURNING key
-        """  # noqa: S608
+        """
     )
 
 
@@ -139,7 +139,7 @@ def _make(dialect: Dialect) -> TextClause:
         INSERT INTO netscript_concurrency_slots (key, max_used, used)
         SELECT k.value, 1, 0 FROM {dialect.members("keys")} k WHERE true
         ON CONFLICT (key) DO NOTHING
-        """  # noqa: S608
+        """
     )
 
 
@@ -149,7 +149,7 @@ def _lock(dialect: Dialect) -> TextClause:
         f"""
         SELECT key, used, max_used FROM netscript_concurrency_slots
         WHERE key IN {dialect.members("keys")} ORDER BY key {dialect.for_update}
-        """  # noqa: S608
+        """
     )
 
 
@@ -163,7 +163,7 @@ def _oldest(dialect: Dialect) -> TextClause:
                 SELECT 1 FROM netscript_topics t WHERE t.name = e.topic AND t.paused)
             ORDER BY e.id LIMIT 1
         ) AS id FROM {dialect.members("keys")} k
-        """  # noqa: S608
+        """
     )
 
 
@@ -174,15 +174,13 @@ def _queue(dialect: Dialect) -> TextClause:
         UPDATE netscript_executions SET status = 'queued', holds_key = true, reason = NULL
         WHERE id IN {dialect.members("ids", "id")} AND status = 'blocked'
         RETURNING id, concurrency_key
-        """  # noqa: S608
+        """
     )
 
 
 @cache
 def _drop(dialect: Dialect) -> TextClause:
-    return text(
-        f"DELETE FROM netscript_concurrency_slots WHERE key IN {dialect.members('keys')}"  # noqa: S608
-    )
+    return text(f"DELETE FROM netscript_concurrency_slots WHERE key IN {dialect.members('keys')}")
 
 
 @cache
@@ -192,7 +190,7 @@ def _update(dialect: Dialect) -> TextClause:
         f"""
         UPDATE netscript_concurrency_slots SET used = r.used, holder = r.holder
         FROM {source} WHERE netscript_concurrency_slots.key = r.key
-        """  # noqa: S608
+        """
     )
 
 
@@ -226,7 +224,7 @@ def _orphaned(dialect: Dialect) -> TextClause:
         SELECT s.key, s.used FROM netscript_concurrency_slots s
         WHERE s.key IN {dialect.members("keys")} AND s.used > 0 AND NOT EXISTS (
             SELECT 1 FROM netscript_executions e WHERE e.id = s.holder AND e.holds_key)
-        """  # noqa: S608
+        """
     )
 
 
@@ -239,5 +237,5 @@ def _overlooked(dialect: Dialect) -> TextClause:
                           WHERE s.key = k.value AND s.used > 0)
           AND EXISTS (SELECT 1 FROM netscript_executions e
                       WHERE e.status = 'blocked' AND e.concurrency_key = k.value)
-        """  # noqa: S608
+        """
     )

@@ -167,5 +167,5 @@ def _promote(dialect: Dialect) -> TextClause:
             SELECT id FROM netscript_executions WHERE status = 'scheduled' AND run_at <= :now
             ORDER BY run_at, id LIMIT :limit {dialect.skip_locked})
         RETURNING id, status, concurrency_key
-        """  # noqa: S608
+        """
     )

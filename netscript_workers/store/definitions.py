@@ -1,4 +1,4 @@
-"""What processes have discovered, so that others can list and enqueue jobs they have no code for."""
+"""What processes have discovered: others can list and enqueue jobs they have no code for."""
 
 from __future__ import annotations
 
@@ -145,12 +145,10 @@ def _check(job: JobRecord, payload: Any) -> None:
 
 def _loc(fault: Any) -> Sequence[str | int]:
     place = list(fault.absolute_path)
-    missing = fault.validator == "required" and isinstance(fault.instance, dict)
-    return (
-        [*place, *(n for n in fault.validator_value if n not in fault.instance)][: len(place) + 1]
-        if missing
-        else place
-    )
+    if fault.validator != "required":
+        return place
+    missing = [name for name in fault.validator_value if name not in fault.instance]
+    return [*place, *missing[:1]]
 
 
 def _told(fault: Any) -> str:
@@ -199,12 +197,12 @@ def _record(row: Row[Any]) -> JobRecord:
     return JobRecord(**facts)
 
 
-_ALL = text(f"SELECT {_COLUMNS} FROM netscript_job_definitions")  # noqa: S608
+_ALL = text(f"SELECT {_COLUMNS} FROM netscript_job_definitions")
 _IDS = text("SELECT id FROM netscript_job_definitions ORDER BY id")
 _COUNT = text("SELECT count(*) FROM netscript_job_definitions")
-_ONE = text(f"SELECT {_COLUMNS} FROM netscript_job_definitions WHERE id = :id")  # noqa: S608
+_ONE = text(f"SELECT {_COLUMNS} FROM netscript_job_definitions WHERE id = :id")
 _PAGE = text(
-    f"SELECT {_COLUMNS} FROM netscript_job_definitions ORDER BY id LIMIT :limit OFFSET :offset"  # noqa: S608
+    f"SELECT {_COLUMNS} FROM netscript_job_definitions ORDER BY id LIMIT :limit OFFSET :offset"
 )
 _PUT = text(
     """

@@ -102,7 +102,7 @@ class SqliteDialect(Dialect):
         fields = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in columns)
         return f"(SELECT {fields} FROM json_each(:rows)) AS r"
 
-    def members(self, param: str, kind: str = "text") -> str:  # noqa: ARG002
+    def members(self, param: str, kind: str = "text") -> str:
         """Unpack the array with json_each."""
         return f"(SELECT value FROM json_each(:{param}))"
 
@@ -117,14 +117,14 @@ class SqliteDialect(Dialect):
         )
         return int(drawn.scalar_one())
 
-    def measure_clock(self, conn: Connection) -> int | None:  # noqa: ARG002
+    def measure_clock(self, conn: Connection) -> int | None:
         """Every process of a SQLite database runs on the machine of the file."""
         return None
 
     def set_lock_timeout(self, conn: Connection, seconds: float) -> None:
         """There are no row locks to wait for; BEGIN has waited by busy_timeout already."""
 
-    def try_lock(self, conn: Connection, name: str) -> bool:  # noqa: ARG002
+    def try_lock(self, conn: Connection, name: str) -> bool:
         """A write transaction excludes all others already."""
         return True
 
@@ -142,7 +142,7 @@ class SqliteDialect(Dialect):
 @cache
 def _sqlite_insert(table: str, columns: tuple[str, ...]) -> str:
     marks = ", ".join("?" for _ in columns)
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})"
 
 
 _SQLITE_CLAIM = text(
@@ -151,7 +151,7 @@ _SQLITE_CLAIM = text(
     SET status = 'running', token = :token, worker_id = :worker, started_at = :now, reason = NULL
     WHERE id IN ({_READY.format(jobs="(SELECT value FROM json_each(:jobs))")})
     RETURNING {CLAIMED_COLUMNS}
-    """  # noqa: S608
+    """
 )
 
 _PG_TYPES = {
@@ -192,7 +192,7 @@ class PostgresDialect(Dialect):
         """Claim past what others hold; MATERIALIZED so that LIMIT binds the update too."""
         return _PG_CLAIM
 
-    def draw_token(self, conn: Connection) -> int | None:  # noqa: ARG002
+    def draw_token(self, conn: Connection) -> int | None:
         """The claim draws from a sequence."""
         return None
 
@@ -235,7 +235,7 @@ def _pg_insert(table: Table, columns: tuple[str, ...]) -> TextClause:
     )
     names = ", ".join(columns)
     return text(
-        f"INSERT INTO {table.name} ({names}) "  # noqa: S608
+        f"INSERT INTO {table.name} ({names}) "
         f"SELECT {names} FROM json_to_recordset(CAST(:rows AS json)) AS r({typed})"
     )
 
@@ -253,7 +253,7 @@ _PG_CLAIM = text(
         started_at = :now, reason = NULL
     FROM ready WHERE e.id = ready.id AND e.status = 'queued'
     RETURNING {", ".join(f"e.{name.strip()}" for name in CLAIMED_COLUMNS.split(","))}
-    """  # noqa: S608
+    """
 )
 
 DIALECTS: dict[str, Dialect] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -80,7 +80,7 @@ def is_configured(engine: Engine) -> bool:
     return getattr(engine, "_netscript_configured", False)
 
 
-def _prepare_sqlite(patience: float, connection: Any, record: Any) -> None:  # noqa: ARG001
+def _prepare_sqlite(patience: float, connection: Any, record: Any) -> None:
     # The driver would begin deferred transactions by itself.
     connection.isolation_level = None
     cursor = connection.cursor()
@@ -98,7 +98,7 @@ def _begin_immediate(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _read_ids_as_text(connection: Any, record: Any) -> None:  # noqa: ARG001
+def _read_ids_as_text(connection: Any, record: Any) -> None:
     # Ids are strings everywhere; making a UUID object of each would only cost.
     connection.adapters.register_loader("uuid", TextLoader)
 
@@ -177,7 +177,7 @@ class Store:
         return self._clock.now() if self._clock else self._database_clock.now(conn)
 
     @contextmanager
-    def begin(self, *, lock_timeout: float | None = None) -> Iterator[Connection]:
+    def begin(self, *, lock_timeout: float | None = None) -> Generator[Connection]:
         """Open a write transaction; it commits at the end, or rolls back on an error."""
         with self.engine.begin() as conn:
             if lock_timeout is not None:
@@ -185,7 +185,7 @@ class Store:
             yield conn
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
+    def read(self) -> Generator[Connection]:
         """Open a connection on which every statement sees its own snapshot."""
         with self._reader.connect() as conn:
             yield conn

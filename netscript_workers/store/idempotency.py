@@ -97,7 +97,7 @@ def _take(dialect: Dialect) -> TextClause:
         ON CONFLICT (scope, key) DO UPDATE SET fingerprint = excluded.fingerprint,
             ref = excluded.ref, expires_at = excluded.expires_at WHERE k.expires_at <= :now
         RETURNING scope, key
-        """  # noqa: S608
+        """
     )
 
 
@@ -109,7 +109,7 @@ def _find(dialect: Dialect) -> TextClause:
         SELECT k.scope, k.key, k.fingerprint, CAST(k.ref AS text) AS ref
         FROM {source} JOIN netscript_idempotency_keys k ON k.scope = r.scope AND k.key = r.key
         WHERE k.expires_at > :now
-        """  # noqa: S608
+        """
     )
 
 
@@ -120,5 +120,5 @@ def _prune(dialect: Dialect) -> TextClause:
         DELETE FROM netscript_idempotency_keys WHERE (scope, key) IN (
             SELECT scope, key FROM netscript_idempotency_keys WHERE expires_at <= :now
             ORDER BY expires_at LIMIT :limit {dialect.skip_locked})
-        """  # noqa: S608
+        """
     )

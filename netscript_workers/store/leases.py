@@ -204,7 +204,7 @@ def _give_back_some(dialect: Dialect) -> TextClause:
         f"""
         UPDATE netscript_executions SET status = 'queued', worker_id = NULL
         WHERE id IN {dialect.members("ids", "id")} AND status = 'running'
-        """  # noqa: S608
+        """
     )
 
 
@@ -218,5 +218,5 @@ def _give_back_text(dialect: Dialect) -> TextClause:
             SELECT id FROM netscript_executions
             WHERE status = 'running' AND worker_id = :worker ORDER BY id {dialect.for_update})
         RETURNING id, token, attempt, started_at
-        """  # noqa: S608
+        """
     )

@@ -11,14 +11,10 @@ import hashlib
 import os
 import tempfile
 from enum import StrEnum
+from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 
 from sqlalchemy import URL
-
-try:
-    import fcntl
-except ImportError:  # no POSIX locks: leases decide alone
-    fcntl = None  # type: ignore[assignment]
 
 
 class Life(StrEnum):
@@ -37,7 +33,7 @@ def folder(url: URL) -> Path:
     if url.get_backend_name() == "sqlite":
         file = Path(str(url.database)).absolute()
         return file.with_name(f"{file.name}-workers")
-    owner = os.getuid() if hasattr(os, "getuid") else 0
+    owner = os.getuid()
     server = f"{url.host}:{url.port}/{url.database}"
     digest = hashlib.sha256(server.encode()).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"netscript-{owner}" / digest
@@ -58,8 +54,7 @@ class Lifeline:
 
     def _hold(self) -> int:
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if fcntl is not None:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        flock(descriptor, LOCK_EX)
         return descriptor
 
     def fileno(self) -> int:
@@ -75,14 +70,12 @@ class Lifeline:
 
 def look(path: Path) -> Life:
     """Tell whether the worker that holds this lifeline lives."""
-    if fcntl is None:
-        return Life.UNKNOWN
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError:  # another host, another container, another user
         return Life.UNKNOWN
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        flock(descriptor, LOCK_EX | LOCK_NB)
     except OSError:
         return Life.ALIVE
     else:

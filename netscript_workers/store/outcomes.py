@@ -219,15 +219,13 @@ def _to_history(dialect: Dialect) -> TextClause:
         FROM {source} JOIN netscript_executions e ON e.id = r.id
         WHERE e.token = r.token AND e.status = 'running' {lock}
         RETURNING id
-        """  # noqa: S608
+        """
     )
 
 
 @cache
 def _delete_live(dialect: Dialect) -> TextClause:
-    return text(
-        f"DELETE FROM netscript_executions WHERE id IN {dialect.members('ids', 'id')}"  # noqa: S608
-    )
+    return text(f"DELETE FROM netscript_executions WHERE id IN {dialect.members('ids', 'id')}")
 
 
 @cache
@@ -252,5 +250,5 @@ def _to_live(dialect: Dialect) -> TextClause:
         WHERE netscript_executions.id = r.id AND netscript_executions.token = r.token
           AND netscript_executions.status = 'running'
         RETURNING netscript_executions.id
-        """  # noqa: S608
+        """
     )

@@ -76,7 +76,8 @@ def list_executions(
         bound["cursor"] = cursor
     where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
     sources = [
-        f"SELECT * FROM (SELECT {columns} FROM {table} {where} ORDER BY id DESC LIMIT :more) AS {name}"  # noqa: S608 - constants; values are bound
+        f"SELECT * FROM (SELECT {columns} FROM {table} {where} "
+        f"ORDER BY id DESC LIMIT :more) AS {name}"
         for name, table, columns in _sources(wanted.status)
     ]
     statement = text(f"{' UNION ALL '.join(sources)} ORDER BY id DESC LIMIT :more")
@@ -207,8 +208,7 @@ _LIVE = (
 _HISTORY = ("history", "netscript_execution_history", f"{_SHARED}, result, finished_at")
 _ONE = text(
     " UNION ALL ".join(
-        f"SELECT {columns} FROM {table} WHERE id = :id"  # noqa: S608
-        for _, table, columns in (_LIVE, _HISTORY)
+        f"SELECT {columns} FROM {table} WHERE id = :id" for _, table, columns in (_LIVE, _HISTORY)
     )
 )
 _ATTEMPTS = text(

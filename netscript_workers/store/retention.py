@@ -76,7 +76,7 @@ def _delete_history(dialect: Dialect) -> TextClause:
             WHERE status = :status AND id < :below AND finished_at < :before
             ORDER BY id LIMIT :limit {dialect.skip_locked})
         RETURNING id
-        """  # noqa: S608
+        """
     )
 
 
@@ -84,7 +84,7 @@ def _delete_history(dialect: Dialect) -> TextClause:
 def _delete_rest(dialect: Dialect) -> tuple[TextClause, ...]:
     ids = dialect.members("ids", "id")
     return tuple(
-        text(f"DELETE FROM {table} WHERE execution_id IN {ids}")  # noqa: S608
+        text(f"DELETE FROM {table} WHERE execution_id IN {ids}")
         for table in (
             "netscript_execution_attempts",
             "netscript_execution_steps",

@@ -87,7 +87,7 @@ _MOVE = text(
     SELECT {", ".join(_CHANGED.get(name, name) for name in COMMON)},
         :now - priority * CAST(:step AS bigint), CAST(:no AS boolean), CAST(:no AS boolean)
     FROM netscript_execution_history WHERE id = :id
-    """  # noqa: S608
+    """
 )
 
 
@@ -100,5 +100,5 @@ def _find(dialect: Dialect) -> TextClause:
             (SELECT d.max_attempts FROM netscript_job_definitions d WHERE d.id = h.job_id),
             h.max_attempts) AS policy_attempts
         FROM netscript_execution_history h WHERE h.id = :id {lock}
-        """  # noqa: S608
+        """
     )

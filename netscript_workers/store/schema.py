@@ -235,7 +235,7 @@ changes = Table(
 )
 
 
-def include_name(name: str | None, type_: str, parent_names: Any) -> bool:  # noqa: ARG001
+def include_name(name: str | None, type_: str, parent_names: Any) -> bool:
     """Leave netscript's own tables alone in a user's Alembic `env.py`.
 
     Example:

@@ -86,7 +86,7 @@ def _save(dialect: Dialect) -> TextClause:
         WHERE e.token = r.token AND e.status = 'running'
         ON CONFLICT (execution_id, name) DO UPDATE SET value = excluded.value
         RETURNING execution_id
-        """  # noqa: S608
+        """
     )
 
 
@@ -100,5 +100,5 @@ def _progress(dialect: Dialect) -> TextClause:
         FROM {source}
         WHERE netscript_executions.id = r.id AND netscript_executions.token = r.token
           AND netscript_executions.status = 'running'
-        """  # noqa: S608
+        """
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -106,7 +106,7 @@ def _catalog(conn: Connection, actions: tuple[EnqueueJob[Any], ...]) -> Any:
 
 
 @contextlib.contextmanager
-def _explained(conn: Connection) -> Iterator[None]:
+def _explained(conn: Connection) -> Generator[None]:
     try:
         yield
     except DBAPIError as error:

@@ -57,7 +57,7 @@ class DoorBell:
         """Ring the workers of this database file."""
         self._folder = folder(url)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.setblocking(False)
+        self._socket.settimeout(0)
 
     def ring(self) -> None:
         """Send a byte to each worker; one that is gone or has bells enough is passed over."""
@@ -89,18 +89,14 @@ class NotifyBell:
         )
         self._wanted = threading.Event()
         self._closed = False
-        self._thread: threading.Thread | None = None
+        self._started = False
+        self._thread = threading.Thread(target=self._run, name="netscript-bell", daemon=True)
         self._lock = threading.Lock()
 
     def ring(self) -> None:
         """Have a notification sent soon."""
-        if self._thread is None:
-            with self._lock:
-                if self._thread is None and not self._closed:
-                    self._thread = threading.Thread(
-                        target=self._run, name="netscript-bell", daemon=True
-                    )
-                    self._thread.start()
+        if not self._started:
+            self._start()
         self._wanted.set()
 
     def close(self) -> None:
@@ -108,9 +104,15 @@ class NotifyBell:
         with self._lock:
             self._closed = True
         self._wanted.set()
-        if self._thread is not None:
+        if self._started:
             self._thread.join(timeout=5)
         self._engine.dispose()
+
+    def _start(self) -> None:
+        with self._lock:
+            if not self._started and not self._closed:
+                self._thread.start()
+                self._started = True
 
     def _run(self) -> None:
         while True:
@@ -193,7 +195,7 @@ class _DoorEar:
 
     def __init__(self, store: Store, worker_id: str) -> None:
         self._door = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._door.setblocking(False)
+        self._door.settimeout(0)
         # Without abstract addresses (not Linux) the version is what is left.
         with contextlib.suppress(OSError):
             self._door.bind(_door(worker_id))

@@ -1,0 +1,50 @@
+# `make demo` and `make test` set up all they need: Python 3.11 or newer with venv, nothing else.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	&& echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+JOBS ?= 4
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check chaos format clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,redis,amqp,nats,mqtt]'
+	@touch $@ $(VENV)/.base
+
+demo: $(VENV)/.base ## A signed payment webhook, from the socket to the result (DEMO_ONCE=1 ends after it)
+	@$(BIN)/python -m netscript_triggers.demo
+
+test: check ## Every check and test; uses the servers it finds and says which it does not
+	@rm -f .coverage .coverage.*
+	$(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=
+	$(BIN)/python -m coverage report
+
+check: $(VENV)/.dev ## Lint, types (two checkers), import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports --no-cache
+
+chaos: $(VENV)/.dev ## What needs minutes: processes killed under load
+	$(BIN)/python -m pytest -m chaos -s -p no:xdist tests/chaos
+
+format: $(VENV)/.dev ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove what the other targets made
+	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* build dist

@@ -1,0 +1,157 @@
+"""Testing jobs without a server, a worker or a database."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from typing_extensions import TypeVar
+
+from netscript_workers.actions import EnqueueJob
+from netscript_workers.clock import ManualClock
+from netscript_workers.domain import ClaimedExecution
+from netscript_workers.errors import Snooze
+from netscript_workers.execution.context import AttemptPort, make_context
+from netscript_workers.ids import new_id
+from netscript_workers.jobs import JobDefinition
+from netscript_workers.payloads import to_stored_json
+from netscript_workers.results import JobResult
+
+__all__ = ["JobRun", "ManualClock", "arun_job", "run_job"]
+
+P = TypeVar("P", default=Any)
+
+
+@dataclass(slots=True, kw_only=True)
+class JobRun:
+    """What one attempt of a job did.
+
+    Attributes:
+        success: Whether the execution would be complete.
+        data: The result, as it would be stored and read back.
+        error: Why it failed.
+        actions: The jobs it asked for.
+        snoozed: Seconds it wants to wait, if it raised `Snooze`.
+        steps: The results of its steps by name, as they would be stored; hand them to another
+            `run_job` to see what a second attempt does.
+        progress: Every progress report in order: percent and message.
+        logs: What it logged.
+    """
+
+    success: bool = False
+    data: Any = None
+    error: str | None = None
+    actions: tuple[EnqueueJob[Any], ...] = ()
+    snoozed: float | None = None
+    steps: dict[str, str] = field(default_factory=dict[str, str])
+    progress: list[tuple[float, str | None]] = field(default_factory=list[tuple[float, str | None]])
+    logs: list[str] = field(default_factory=list[str])
+
+
+def run_job(
+    job: JobDefinition[P, Any],
+    payload: P | Mapping[str, Any] | None = None,
+    *,
+    attempt: int = 1,
+    steps: Mapping[str, str] | None = None,
+) -> JobRun:
+    """Run one attempt of a job as a worker would, and return what it did.
+
+    The payload is validated, stored and restored as on its real way. What the handler raises,
+    `Snooze` aside, is raised here too.
+
+    Args:
+        job: The definition.
+        payload: Its payload.
+        attempt: Which attempt to be.
+        steps: Steps that earlier attempts have finished, as `JobRun.steps` gave them.
+
+    Raises:
+        PayloadInvalidError: The job refuses the payload.
+        RuntimeError: It was called inside a running event loop; use `await arun_job(...)`.
+    """
+    return asyncio.run(arun_job(job, payload, attempt=attempt, steps=steps))
+
+
+async def arun_job(
+    job: JobDefinition[P, Any],
+    payload: P | Mapping[str, Any] | None = None,
+    *,
+    attempt: int = 1,
+    steps: Mapping[str, str] | None = None,
+) -> JobRun:
+    """Run one attempt of a job; `run_job` for async tests."""
+    stored, _ = job.payload_model.store(payload)
+    run = JobRun(steps=dict(steps or {}))
+    claim = _claim(job, stored, attempt)
+    journal = _Journal(run)
+    port = _Port(claim, journal)
+    payload_seen = job.payload_model.restore(stored)
+    ctx = make_context(job, claim, payload_seen, port, journal, asyncio.Event())
+    try:
+        if job.is_async:
+            returned = await job.handler(ctx)
+        else:
+            returned = await asyncio.to_thread(job.handler, ctx)
+    except Snooze as snooze:
+        run.snoozed = snooze.seconds
+        return run
+    result = returned if isinstance(returned, JobResult) else JobResult(success=True, data=returned)
+    run.success, run.error, run.actions = result.success, result.error, result.actions
+    run.data = None if result.data is None else json.loads(to_stored_json(result.data))
+    return run
+
+
+class _Journal:
+    """Keeps in a `JobRun` what a worker would keep in the database."""
+
+    def __init__(self, run: JobRun) -> None:
+        self.run = run
+
+    async def load_steps(self, claim: ClaimedExecution) -> Mapping[str, str]:
+        return dict(self.run.steps)
+
+    async def save_step(self, claim: ClaimedExecution, name: str, value: str) -> bool:
+        self.run.steps[name] = value
+        return True
+
+    def save_progress(self, claim: ClaimedExecution, percent: float, message: str | None) -> None:
+        self.run.progress.append((percent, message))
+
+    def save_log(self, claim: ClaimedExecution, at: int, level: str, message: str) -> None:
+        self.run.logs.append(message)
+
+
+class _Port(AttemptPort):
+    """Holds back no progress: a test wants to see it all."""
+
+    def __init__(self, claim: ClaimedExecution, journal: _Journal) -> None:
+        super().__init__(claim, journal)
+        self._own_claim, self._own_journal = claim, journal
+
+    async def report_progress(self, percent: float, message: str | None) -> None:
+        self._own_journal.save_progress(self._own_claim, percent, message)
+
+
+def _claim(job: JobDefinition[Any, Any], payload: str, attempt: int) -> ClaimedExecution:
+    return ClaimedExecution(
+        id=new_id(),
+        token=attempt,
+        kind="job",
+        job_id=job.id,
+        topic=job.topic,
+        payload=payload,
+        attempt=attempt,
+        max_attempts=job.retry.max_attempts,
+        losses=0,
+        priority=job.priority,
+        concurrency_key=None,
+        correlation_id=None,
+        traceparent=None,
+        tracestate=None,
+        trigger_event_id=None,
+        started_at=0,
+    )
