@@ -1,0 +1,113 @@
+"""Short words for store tests: put executions in, claim them, end them, look at them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import text
+
+from netscript_workers.domain import ClaimedExecution, Enqueued, NewExecution, Outcome, Verdict
+from netscript_workers.ids import new_id
+from netscript_workers.payloads import fingerprint
+from netscript_workers.records import ExecutionDetail
+from netscript_workers.store import leases, outbox, queries
+from netscript_workers.store.engine import Store
+from netscript_workers.store.idempotency import DEFAULT_WINDOW
+from netscript_workers.store.leases import WorkerRecord
+from netscript_workers.store.outbox import Submission
+from netscript_workers.store.outcomes import Settled
+from netscript_workers.store.tick import Done, Ticker, Work
+
+
+def new(job: str = "a", payload: str = "{}", **facts: Any) -> NewExecution:
+    """Return an execution that is about to be stored."""
+    return NewExecution(
+        id=new_id(), job_id=job, payload=payload, fingerprint=fingerprint(payload), **facts
+    )
+
+
+def put(store: Store, *executions: NewExecution, window: int = DEFAULT_WINDOW) -> list[Enqueued]:
+    """Store executions in one transaction."""
+    with store.begin() as conn:
+        (receipt,) = outbox.store(
+            conn,
+            store.dialect,
+            [Submission(executions=executions)],
+            now=store.now(conn),
+            window=window,
+        )
+    return list(receipt.enqueued)
+
+
+class Hand:
+    """A worker without loop and threads: it ticks when told to."""
+
+    def __init__(
+        self,
+        store: Store,
+        jobs: Sequence[str] | Mapping[str, bool] = ("a", "b"),
+        topics: Sequence[str] | None = None,
+    ) -> None:
+        self.id = new_id()
+        self._store = store
+        known = jobs if isinstance(jobs, Mapping) else dict.fromkeys(jobs, False)
+        self.ticker = Ticker(store, worker_id=self.id, jobs=known, topics=topics)
+
+    def register(self, lease: float = 30.0, lifeline: Path = Path("/nonexistent/x.lock")) -> None:
+        record = WorkerRecord(
+            id=self.id, version="1", concurrency=10, jobs=("a",), lifeline=lifeline
+        )
+        leases.register(self._store, record, lease)
+
+    def tick(self, *ended: Settled, slots: int = 0, look: bool = True) -> Done:
+        return self.ticker.run(Work(ended=list(ended), slots=slots, look=look))
+
+    def claim(self, slots: int = 10) -> list[ClaimedExecution]:
+        return self.tick(slots=slots).claimed
+
+    def claim_one(self) -> ClaimedExecution:
+        (claimed,) = self.claim(1)
+        return claimed
+
+    def end(
+        self, claim: ClaimedExecution, verdict: Verdict = Verdict.COMPLETE, **facts: Any
+    ) -> Done:
+        return self.tick(ended(claim, verdict, **facts))
+
+
+def ended(claim: ClaimedExecution, verdict: Verdict = Verdict.COMPLETE, **facts: Any) -> Settled:
+    """Return the end of an attempt."""
+    return Settled(
+        claim, Outcome(execution_id=claim.id, token=claim.token, verdict=verdict, **facts)
+    )
+
+
+def detail(store: Store, execution_id: str) -> ExecutionDetail:
+    """Return the whole record of an execution."""
+    with store.read() as conn:
+        return queries.get_execution(conn, execution_id, now=store.now(conn))
+
+
+def status(store: Store, execution_id: str) -> str:
+    """Return where an execution stands."""
+    return detail(store, execution_id).execution.status.value
+
+
+def scalar(store: Store, sql: str, **bound: Any) -> Any:
+    """Return one value."""
+    with store.read() as conn:
+        return conn.execute(text(sql), bound).scalar()
+
+
+def rows(store: Store, sql: str, **bound: Any) -> list[Any]:
+    """Return rows as tuples."""
+    with store.read() as conn:
+        return [tuple(row) for row in conn.execute(text(sql), bound)]
+
+
+def run(store: Store, sql: str, **bound: Any) -> None:
+    """Run a statement of the test's own."""
+    with store.begin() as conn:
+        conn.execute(text(sql), bound)
