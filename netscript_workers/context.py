@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, overload
 
@@ -30,16 +29,16 @@ class Pending(Awaitable[T]):
     ) -> None:
         """Hold the work; with a loop, which belongs to another thread, do it there now."""
         self._work = work
-        self._future: Future[T] | None = None
+        self._done: tuple[T] | None = None
         if loop is not None:
-            self._future = asyncio.run_coroutine_threadsafe(work, loop)
-            self._future.result()
+            carried = asyncio.run_coroutine_threadsafe(_carry(work), loop).result()
+            if isinstance(carried, BaseException):
+                raise carried
+            self._done = carried
 
     def __await__(self) -> Generator[Any, Any, T]:
         """Do it."""
-        if self._future is None:
-            return self._work.__await__()
-        return asyncio.wrap_future(self._future).__await__()
+        return self._work.__await__() if self._done is None else _given(*self._done).__await__()
 
     def result(self) -> T:
         """Return what came of it, in a `def` handler.
@@ -47,11 +46,25 @@ class Pending(Awaitable[T]):
         Raises:
             RuntimeError: This is an `async def` handler; await it instead.
         """
-        if self._future is None:
+        if self._done is None:
             self._work.close()
             msg = "In an async handler await this instead of asking for its result()."
             raise RuntimeError(msg)
-        return self._future.result()
+        return self._done[0]
+
+
+async def _carry(work: Coroutine[Any, Any, T]) -> tuple[T] | BaseException:
+    """Carry what is raised as a value: a SystemExit in a task would end the worker's loop."""
+    try:
+        return (await work,)
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:  # noqa: BLE001 - raised again in the thread that asked
+        return error
+
+
+async def _given(value: T) -> T:
+    return value
 
 
 class ContextPort(Protocol):
@@ -117,7 +130,8 @@ class JobContext(Generic[P]):
             percent: 0 to 100; a number outside is moved to the nearer end.
             message: A few words for people.
         """
-        shown = min(max(float(percent), 0.0), 100.0)
+        # In this order NaN, which JSON does not have, becomes 0.
+        shown = min(max(0.0, float(percent)), 100.0)
         return Pending(self.port.report_progress(shown, message), self.port.foreign_loop())
 
     @overload

@@ -13,6 +13,15 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
+def describe(error: BaseException) -> str:
+    """Describe an exception in one line, even one that can't describe itself."""
+    try:
+        text = str(error)
+    except (Exception, SystemExit):  # noqa: BLE001 - users' exceptions may do anything
+        text = ""
+    return f"{type(error).__name__}: {text}".rstrip(": ")
+
+
 class NetscriptError(Exception):
     """Something netscript was asked to do can't be done.
 

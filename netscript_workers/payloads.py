@@ -11,13 +11,22 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from netscript_workers.errors import ConfigurationError, PayloadInvalidError, PayloadTooLargeError
+from netscript_workers.errors import (
+    ConfigurationError,
+    PayloadInvalidError,
+    PayloadTooLargeError,
+    describe,
+)
 
 P = TypeVar("P")
 
 MAX_JSON_BYTES = 1_048_576
 MAX_JSON_DEPTH = 200
 _MAX_TOLD = 5
+
+
+class TooLongError(ValueError):
+    """The JSON is longer than the limit."""
 
 
 def to_json(value: Any) -> str:
@@ -36,17 +45,25 @@ def to_stored_json(value: Any, *, limit: int = MAX_JSON_BYTES) -> str:
     """Write any JSON-able Python value, models and dates included.
 
     Raises:
-        ValueError: It can't be JSON, or is longer than `limit` bytes; the sentence says which.
+        TooLongError: It is longer than `limit` bytes.
+        ValueError: It can't be JSON; the sentence says why.
     """
     try:
-        text = to_json(to_jsonable_python(value, by_alias=True, inf_nan_mode="constants"))
+        text = to_json(_jsonable(value))
     except (PydanticSerializationError, TypeError) as error:
         raise ValueError(f"It can't be written as JSON: {error}") from error
     except RecursionError as error:
         raise ValueError("It is nested too deep for JSON.") from error
     if len(text) > limit:
-        raise ValueError(f"It is {len(text):,} bytes of JSON; the limit is {limit:,}.")
+        raise TooLongError(f"It is {len(text):,} bytes of JSON; the limit is {limit:,}.")
     return text
+
+
+def _jsonable(value: Any) -> Any:
+    try:
+        return to_jsonable_python(value, by_alias=True, inf_nan_mode="constants")
+    except UnicodeEncodeError:  # a lone surrogate in a key: JSON allows it, Pydantic does not
+        return value
 
 
 def fingerprint(text: str) -> str:
@@ -119,13 +136,16 @@ class PayloadModel(Generic[P]):
             return self._adapter.validate_python(given)
         except ValidationError as error:
             raise invalid_payload(self._owner, error) from error
+        except Exception as error:  # a validator of the user's own; Pydantic lets most errors pass
+            told = f"The payload does not fit {self._owner}: its model raised {describe(error)}."
+            raise PayloadInvalidError(told) from error
 
     def _write(self, given: Any) -> str:
         try:
             text = to_stored_json(given)
+        except TooLongError as error:
+            raise PayloadTooLargeError(f"The payload of {self._owner}: {error}") from error
         except ValueError as error:
-            if "limit" in str(error):
-                raise PayloadTooLargeError(f"The payload of {self._owner}: {error}") from error
             raise PayloadInvalidError(f"The payload of {self._owner}: {error}") from error
         return text
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 from netscript_workers.errors import ConfigurationError
 
@@ -47,12 +47,11 @@ class Retry:
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense, and accept one error class for a tuple of one."""
-        for name in ("on", "give_up_on"):
-            if isinstance(getattr(self, name), type):
-                object.__setattr__(self, name, (getattr(self, name),))
-        if isinstance(self.max_attempts, bool) or self.max_attempts < 1:
+        object.__setattr__(self, "on", _classes("on", self.on))
+        object.__setattr__(self, "give_up_on", _classes("give_up_on", self.give_up_on) or ())
+        if type(self.max_attempts) is not int or self.max_attempts < 1:
             raise ConfigurationError(
-                f"Retry(max_attempts={self.max_attempts!r}) must be 1 or more."
+                f"Retry(max_attempts={self.max_attempts!r}) must be a whole number, 1 or more."
             )
         if not callable(self.backoff) and self.backoff not in ("exponential", "linear", "constant"):
             raise ConfigurationError(
@@ -60,9 +59,10 @@ class Retry:
                 hint='Use "exponential", "linear", "constant" or a callable (attempt, error).',
             )
         for name in ("initial_delay", "max_delay", "multiplier"):
-            value: float = getattr(self, name)
-            if not math.isfinite(value) or value < 0:
-                raise ConfigurationError(f"Retry({name}={value!r}) must be zero or more.")
+            value: Any = getattr(self, name)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not math.isfinite(value) or value < 0:
+                raise ConfigurationError(f"Retry({name}={value!r}) must be zero or more seconds.")
 
     def allows(
         self, error: BaseException | None, failures: int, max_attempts: int | None = None
@@ -89,12 +89,34 @@ class Retry:
             return min(max(wait, 0.0), _MAX_DELAY) if math.isfinite(wait) else self.max_delay
         match self.backoff:
             case "exponential":
-                # 2.0**1024 overflows; no wait needs the exponent beyond that.
-                exponent = min(failures - 1, 64)
-                wait = self.initial_delay * self.multiplier**exponent
+                wait = self._exponential(failures)
             case "linear":
                 wait = self.initial_delay * failures
             case "constant":
                 wait = self.initial_delay
         wait = min(wait, self.max_delay)
         return wait * (0.5 + random.random() / 2) if self.jitter else wait  # noqa: S311 - spread, not secrecy
+
+    def _exponential(self, failures: int) -> float:
+        try:
+            return self.initial_delay * float(self.multiplier) ** (failures - 1)
+        except OverflowError:
+            return self.max_delay if self.initial_delay else 0.0
+
+
+def _classes(name: str, given: Any) -> tuple[type[BaseException], ...] | None:
+    """Take one class for a tuple of one, and any collection of them.
+
+    Raises:
+        ConfigurationError: It holds something else, which would only show when a job fails.
+    """
+    if given is None:
+        return None
+    many = isinstance(given, Iterable) and not isinstance(given, type)
+    classes: tuple[Any, ...] = tuple(cast("Iterable[Any]", given)) if many else (given,)
+    if not all(isinstance(one, type) and issubclass(one, BaseException) for one in classes):
+        raise ConfigurationError(
+            f"Retry({name}={given!r}) must be error classes.",
+            hint=f"Write it as {name}=(ConnectionError, TimeoutError).",
+        )
+    return classes

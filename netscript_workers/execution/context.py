@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol, get_type_hints
 
 from pydantic import TypeAdapter
@@ -108,18 +109,35 @@ class AttemptPort:
 async def _call(fn: Callable[[], Any], declared: Callable[..., Any]) -> Any:
     if inspect.iscoroutinefunction(inspect.unwrap(declared)):
         return await fn()
-    value = await asyncio.to_thread(fn)
+    value, error = await asyncio.to_thread(_guarded, fn)
+    if error is not None:
+        raise error
     return await value if inspect.isawaitable(value) else value
+
+
+def _guarded(fn: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    """Call in a thread; an exception is carried as a value, for not every one fits a future."""
+    try:
+        return fn(), None
+    except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
+        return None, error
 
 
 def _restore(stored: str, declared: Callable[..., Any]) -> Any:
     """Give back the type that the function is annotated to return, where it says one."""
-    try:
-        returned = get_type_hints(declared).get("return", Any)
-    except (TypeError, NameError):  # a builtin or a partial; or names only its module knows
-        returned = Any
-    value = json.loads(stored)
+    value, returned = json.loads(stored), _returned_type(declared)
     return value if returned is Any else TypeAdapter(returned).validate_python(value)
+
+
+def _returned_type(declared: Callable[..., Any]) -> Any:
+    if isinstance(declared, partial):
+        return _returned_type(declared.func)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType] - of whatever it returns
+    if isinstance(declared, type):
+        return declared
+    try:
+        return get_type_hints(declared).get("return", Any)
+    except (TypeError, NameError):  # a builtin; or names only its module knows
+        return Any
 
 
 class _JournalLogger(logging.Logger):

@@ -33,6 +33,7 @@ class _Attempt:
     job: JobDefinition[Any, Any]
     cancel_event: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
+    draining: bool = False
     dropped: bool = False
 
 
@@ -84,9 +85,8 @@ class InProcessRunner:
     def drain(self) -> None:
         """End what can be ended; it is stored as not having had its turn."""
         for attempt in list(self._attempts.values()):
-            attempt.cancel_event.set()
-            if attempt.task is not None and attempt.job.is_async:
-                attempt.task.cancel("drain")
+            attempt.draining = True
+            _end(attempt)
 
     def drop(self, execution_id: str) -> None:
         """End an attempt whose end nobody wants to hear of, because others have the execution."""
@@ -94,9 +94,7 @@ class InProcessRunner:
         if attempt is None:
             return
         attempt.dropped = True
-        attempt.cancel_event.set()
-        if attempt.task is not None and attempt.job.is_async:
-            attempt.task.cancel("dropped")
+        _end(attempt)
 
     def drop_all(self) -> None:
         """Drop every attempt."""
@@ -133,10 +131,12 @@ class InProcessRunner:
         except Snooze as snooze:
             return Snoozed(snooze.seconds)
         except asyncio.CancelledError as cancelled:
-            if attempt.dropped or cancelled.args in (("drain",), ("dropped",)):
+            if attempt.dropped or attempt.draining:
                 raise
             return Raised(cancelled)  # the handler's own doing
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - its outcome, whatever it is
+        except (KeyboardInterrupt, GeneratorExit):  # of the process and of the loop, not its own
+            raise
+        except BaseException as error:  # noqa: BLE001 - its outcome, whatever it is
             return Raised(error)
 
     async def _call_async(self, attempt: _Attempt, ctx: JobContext[Any]) -> Ending:
@@ -165,6 +165,13 @@ class InProcessRunner:
         if limit is not None and time.monotonic() - started > limit:
             return TimedOut(limit)
         return ending
+
+
+def _end(attempt: _Attempt) -> None:
+    """Ask a handler to end; one in a thread can only be asked."""
+    attempt.cancel_event.set()
+    if attempt.task is not None and attempt.job.is_async:
+        attempt.task.cancel()
 
 
 def _call_guarded(job: JobDefinition[Any, Any], ctx: JobContext[Any]) -> Ending:

@@ -6,7 +6,7 @@ import traceback
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from netscript_workers.actions import Cause, JobCatalog, resolve
+from netscript_workers.actions import Cause, EnqueueJob, JobCatalog, resolve
 from netscript_workers.domain import (
     ClaimedExecution,
     NewExecution,
@@ -15,7 +15,12 @@ from netscript_workers.domain import (
     TriggeredBy,
     Verdict,
 )
-from netscript_workers.errors import NetscriptError, PayloadInvalidError
+from netscript_workers.errors import (
+    ConfigurationError,
+    NetscriptError,
+    PayloadInvalidError,
+    describe,
+)
 from netscript_workers.jobs import JobDefinition
 from netscript_workers.payloads import to_stored_json
 from netscript_workers.results import JobResult
@@ -78,12 +83,25 @@ def conclude(
     catalog: JobCatalog | None = None,
 ) -> Outcome:
     """Decide what is stored for an attempt that ended so."""
+    try:
+        return _conclude(job, claim, ending, catalog)
+    except Exception as error:  # noqa: BLE001 - the handler's values are the user's, and may do anything
+        told = f"The result was refused: {describe(error)}"
+        return _final_failure(claim, Reason.RESULT_REFUSED, told)
+
+
+def _conclude(
+    job: JobDefinition[Any, Any],
+    claim: ClaimedExecution,
+    ending: Ending,
+    catalog: JobCatalog | None,
+) -> Outcome:
     match ending:
         case Returned(value):
             return _returned(job, claim, value, catalog)
         case Raised(error):
-            told = f"{type(error).__name__}: {error}".rstrip(": ")
-            return _failure(job, claim, Reason.ERROR, told, error, detail=_trace(error))
+            detail = _trace(error)
+            return _failure(job, claim, Reason.ERROR, describe(error), error, detail=detail)
         case TimedOut(seconds):
             told = f"It took longer than {seconds:g} s."
             return _failure(job, claim, Reason.TIMEOUT, told, AttemptTimeoutError(told))
@@ -106,7 +124,7 @@ def _returned(
         return _final_failure(claim, Reason.RESULT_REFUSED, f"The result was refused: {error}")
     if result.success:
         return _outcome(claim, Verdict.COMPLETE, result=data, actions=actions)
-    told = result.error or "The handler returned a failure."
+    told = str(result.error or "The handler returned a failure.")
     if not result.retry:
         return _final_failure(claim, Reason.ERROR, told, result=data)
     return _failure(job, claim, Reason.ERROR, told, None, result=data)
@@ -121,6 +139,11 @@ def _resolve(
         traceparent=claim.traceparent,
         tracestate=claim.tracestate,
     )
+    for action in result.actions:
+        if not isinstance(action, EnqueueJob):  # pyright: ignore[reportUnnecessaryIsInstance] - users' values
+            raise ConfigurationError(
+                f"a {type(action).__name__} is no action.", hint="Make it with enqueue_job(...)."
+            )
     return tuple(resolve(action, catalog, cause) for action in result.actions)
 
 

@@ -43,7 +43,7 @@ def parse_url(url: str) -> URL:
     if backend in {"postgresql", "postgres"}:
         return parsed.set(drivername="postgresql+psycopg")
     if backend == "sqlite":
-        if parsed.database in (None, "", ":memory:") or "mode=memory" in str(parsed.query):
+        if parsed.database in (None, "", ":memory:") or "memory" in parsed.query.values():
             raise ConfigurationError(
                 "A SQLite database in memory can't be shared by the server and its workers.",
                 hint="Name a file, as in sqlite:///netscript.db.",
@@ -208,6 +208,7 @@ class Store:
                 max_overflow=0,
                 # A server that was restarted must not cost anybody a 503.
                 pool_pre_ping=True,
+                hide_parameters=True,  # an error must not carry a payload into a log
                 connect_args={"connect_timeout": 5, "application_name": "netscript"},
             )
             event.listen(engine, "connect", _read_ids_as_text)
@@ -215,6 +216,7 @@ class Store:
         engine = create_engine(
             self._parsed,
             connect_args={"check_same_thread": False},
+            hide_parameters=True,
             pool_size=pool_size,
             max_overflow=0,
         )

@@ -150,4 +150,13 @@ def _bell_for(engine: Engine) -> Bell:
         bell = _bells.get(engine)
         if bell is None:
             bell = _bells[engine] = make_bell(engine.url)
+            if not event.contains(engine, "engine_disposed", _engine_disposed):
+                event.listen(engine, "engine_disposed", _engine_disposed)
         return bell
+
+
+def _engine_disposed(engine: Engine) -> None:
+    with _bells_lock:
+        bell = _bells.pop(engine, None)
+    if bell is not None:
+        bell.close()

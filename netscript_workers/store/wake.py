@@ -7,6 +7,7 @@ Every wake is a hint. The truth is the database, which is looked at in any case:
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import socket
@@ -14,12 +15,15 @@ import threading
 import time
 from typing import Any, Protocol
 
+import psycopg
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from netscript_workers.store.engine import Store
 from netscript_workers.store.lifelines import folder
+
+logger = logging.getLogger(__name__)
 
 CHANNEL = "netscript_wake"
 # Commits come faster than workers can use the news; one notification speaks for all in between.
@@ -255,7 +259,7 @@ class _NotifyEar:
             # Reading is what tells a notification from the end of the connection.
             for _ in self._raw.notifies(timeout=0):
                 pass
-        except Exception:  # noqa: BLE001 - whatever the driver says, the connection is gone
+        except psycopg.Error:
             self._drop()
         return True
 
@@ -266,11 +270,12 @@ class _NotifyEar:
     def _connect(self) -> bool:
         try:
             connection = self._engine.raw_connection()
-            connection.detach()
             raw: Any = connection.driver_connection
+            connection.detach()  # the pool would want it back
             raw.autocommit = True
             raw.execute(f"LISTEN {CHANNEL}")
-        except Exception:  # noqa: BLE001 - the probe goes on without it
+        except (SQLAlchemyError, psycopg.Error) as error:  # the probe goes on without it
+            logger.warning("not listening, only probing: %s", type(error).__name__)
             self._retry_at = time.monotonic() + _RECONNECT_AFTER
             return False
         self._raw = raw
@@ -278,7 +283,7 @@ class _NotifyEar:
 
     def _drop(self) -> None:
         if self._raw is not None:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(psycopg.Error):
                 self._raw.close()
         self._raw = None
         self._retry_at = time.monotonic() + _RECONNECT_AFTER
