@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, Required, TypedDict
@@ -13,6 +14,7 @@ from typing_extensions import TypeVar, Unpack
 from netscript_triggers.definitions import Actions, Dedupe, Dispatch, WebhookDefinition
 from netscript_triggers.verifiers import Verifier, verifier_named
 from netscript_workers.errors import ConfigurationError
+from netscript_workers.options import OptionError, check_names, check_type
 from netscript_workers.retries import Retry
 
 R = TypeVar("R", bound=Actions | Awaitable[Actions])
@@ -96,6 +98,9 @@ def define_webhook(
     Raises:
         ConfigurationError: The handler or an option can't work.
     """
+    owner = f'webhook "{options.get("id", "?")}"'
+    known = WebhookOptions.__annotations__
+    check_names(owner, options, known, required=("id", "path", "verifier"))
     return _define(handler, **options)
 
 
@@ -118,6 +123,11 @@ def _define(
     description: str | None = None,
 ) -> WebhookDefinition[Any]:
     owner = f'webhook "{id}"'
+    check_type(owner, "id", id, str, "text")
+    check_type(owner, "path", path, str, "text")
+    check_type(owner, "retry", retry, Retry, "a Retry, such as Retry(max_attempts=5)")
+    check_type(owner, "max_body", max_body, int, "a whole number of bytes")
+    check_type(owner, "tolerance", tolerance, (int, float), "a number of seconds")
     if not _ID.fullmatch(id):
         raise ConfigurationError(
             f"The webhook id {id!r} can't be used.",
@@ -126,6 +136,11 @@ def _define(
     _check_path(path, owner)
     _check_available(owner, events=events, parse=parse)
     checked = verifier_named(verifier) if isinstance(verifier, str) else verifier
+    if isinstance(checked, type) or not isinstance(checked, Verifier):  # pyright: ignore[reportUnnecessaryIsInstance] - users' values
+        raise OptionError(
+            f"{owner}: verifier={verifier!r} is no verifier.",
+            hint='Use a preset\'s name, such as "hmac-sha256", or an object: HmacVerifier(...).',
+        )
     names = _secret_names(secret_env, checked, owner)
     upper = tuple(method.upper() for method in methods)
     if not upper or not set(upper) <= _METHODS:
@@ -138,7 +153,7 @@ def _define(
             f"{owner}: dispatch={dispatch!r}, dedupe={dedupe!r} can't be used.",
             hint='dispatch is "inline" or "background"; dedupe is "auto", "id" or None.',
         )
-    if max_body < 1 or tolerance <= 0:
+    if max_body < 1 or not 0 < tolerance < math.inf:
         raise ConfigurationError(f"{owner}: max_body and tolerance must be more than zero.")
     return WebhookDefinition(
         handler=handler,
@@ -235,5 +250,5 @@ def _takes_context(handler: Callable[..., Any], owner: str) -> bool:
 
 
 def _first_line(handler: Callable[..., Any]) -> str | None:
-    doc = inspect.getdoc(handler)
+    doc = inspect.getdoc(handler) if inspect.isroutine(handler) else None
     return doc.strip().splitlines()[0] if doc and doc.strip() else None

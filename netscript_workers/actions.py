@@ -15,6 +15,7 @@ from netscript_workers.domain import NewExecution, TriggeredBy
 from netscript_workers.errors import ConfigurationError, PayloadInvalidError
 from netscript_workers.ids import new_id
 from netscript_workers.jobs import JobDefinition, check_priority
+from netscript_workers.options import check_type
 
 P = TypeVar("P", default=Any)
 
@@ -75,11 +76,11 @@ def enqueue_job(
     Raises:
         ConfigurationError: A value can't be meant.
     """
-    owner = f'enqueue_job("{job if isinstance(job, str) else job.id}")'
     if not isinstance(job, (str, JobDefinition)):  # pyright: ignore[reportUnnecessaryIsInstance] - a plain function is the usual slip
         raise ConfigurationError(
             f"enqueue_job takes a job or a job's id, not {job!r}.", hint="Decorate it with @job."
         )
+    owner = f'enqueue_job("{job if isinstance(job, str) else job.id}")'
     if idempotency != "once" or max_wait is not None:
         raise ConfigurationError(
             f'{owner}: only idempotency="once" is available in this version.', hint="Leave it out."
@@ -87,6 +88,10 @@ def enqueue_job(
     if delay is not None and run_at is not None:
         raise ConfigurationError(f"{owner}: give delay or run_at, not both.")
     seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
+    if seconds is not None:
+        check_type(owner, "delay", seconds, (int, float), "a number of seconds or a timedelta")
+    if run_at is not None:
+        check_type(owner, "run_at", run_at, datetime, "a datetime")
     if seconds is not None and not (math.isfinite(seconds) and 0 <= seconds < MAX_MICROS / 2e6):
         raise ConfigurationError(f"{owner}: delay={delay!r} must be zero or more seconds.")
     if priority is not None:

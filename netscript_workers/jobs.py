@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import re
 import sys
@@ -25,7 +26,8 @@ from typing import (
 from netscript_workers.context import JobContext
 from netscript_workers.domain import DEFAULT_PRIORITY, MAX_PRIORITY, WORKER_RUNTIMES, RuntimeName
 from netscript_workers.errors import ConfigurationError, nearest
-from netscript_workers.payloads import PayloadModel
+from netscript_workers.options import OptionError, check_names, check_type
+from netscript_workers.payloads import PayloadModel, to_stored_json
 from netscript_workers.retries import Retry
 
 P = TypeVar("P")
@@ -150,7 +152,12 @@ def define_job_handler(
     Raises:
         ConfigurationError: The handler or an option can't work.
     """
+    check_names(_owner(handler, options), options, JobOptions.__annotations__)
     return _define(handler, **options)
+
+
+def _owner(handler: Any, options: Mapping[str, Any]) -> str:
+    return f'job "{options.get("id") or getattr(handler, "__name__", "?")}"'
 
 
 def _define(
@@ -177,6 +184,7 @@ def _define(
     source = _source_of(handler)
     job_id = id if id is not None else str(getattr(handler, "__name__", "")).replace("_", "-")
     owner = f'job "{job_id}"'
+    check_type(owner, "id", job_id, str, "text")
     if not _ID.fullmatch(job_id):
         raise ConfigurationError(
             f"The job id {job_id!r} ({source}) can't be used.",
@@ -184,6 +192,10 @@ def _define(
         )
     _check_handler(handler, owner, source)
     _check_options(owner, topic=topic, timeout=timeout, priority=priority, runtime=runtime)
+    check_type(owner, "retry", retry, Retry, "a Retry, such as Retry(max_attempts=5)")
+    check_type(owner, "enabled", enabled, bool, "True or False")
+    check_type(owner, "strict_order", strict_order, bool, "True or False")
+    kept_tags, kept_metadata = _tags(owner, tags), _metadata(owner, metadata)
     for option, value in (
         ("cron", cron),
         ("max_concurrency", max_concurrency),
@@ -209,8 +221,8 @@ def _define(
         priority=priority,
         strict_order=strict_order,
         enabled=enabled,
-        tags=tuple(tags),
-        metadata=dict(metadata or {}),
+        tags=kept_tags,
+        metadata=kept_metadata,
         is_async=_is_async(handler),
         source=source,
     )
@@ -251,13 +263,19 @@ def _check_handler(handler: Callable[..., Any], owner: str, source: str) -> None
 def _check_options(
     owner: str, *, topic: str, timeout: float | None, priority: int, runtime: str | None
 ) -> None:
+    check_type(owner, "topic", topic, str, "text")
     if not _ID.fullmatch(topic):
         raise ConfigurationError(
             f"{owner}: the topic {topic!r} can't be used.",
             hint="Use letters, digits and . _ : - , at most 128, a letter or digit first.",
         )
-    if timeout is not None and not (timeout > 0 and math.isfinite(timeout)):
-        raise ConfigurationError(f"{owner}: timeout={timeout!r} must be more than zero seconds.")
+    if timeout is not None:
+        check_type(owner, "timeout", timeout, (int, float), "a number of seconds, or None")
+        if not (timeout > 0 and math.isfinite(timeout)):
+            raise ConfigurationError(
+                f"{owner}: timeout={timeout!r} must be more than zero seconds.",
+                hint="None stands for no limit.",
+            )
     check_priority(priority, owner)
     if runtime is not None and runtime not in (*WORKER_RUNTIMES, "web-worker"):
         close = nearest(runtime, WORKER_RUNTIMES)
@@ -265,6 +283,25 @@ def _check_options(
             f"{owner}: there is no runtime {runtime!r}.",
             hint=f'Did you mean "{close}"?' if close else f"Use one of {WORKER_RUNTIMES}.",
         )
+
+
+def _tags(owner: str, tags: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(tags, str):  # its letters would be the tags
+        raise OptionError(f"{owner}: tags={tags!r} must be several.", hint=f"Write [{tags!r}].")
+    kept = tuple(tags)
+    for tag in kept:
+        check_type(owner, "tags", tag, str, "a list of texts")
+    return kept
+
+
+def _metadata(owner: str, metadata: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    try:
+        kept: dict[str, Any] = json.loads(to_stored_json(dict(metadata or {})))
+    except (ValueError, TypeError) as error:
+        raise OptionError(
+            f"{owner}: the metadata can't be kept. {error}", hint="Use what JSON can hold."
+        ) from error
+    return kept
 
 
 def check_priority(priority: int, owner: str) -> None:

@@ -15,7 +15,6 @@ from netscript_workers.errors import (
     ConfigurationError,
     PayloadInvalidError,
     PayloadTooLargeError,
-    describe,
 )
 
 P = TypeVar("P")
@@ -61,9 +60,17 @@ def to_stored_json(value: Any, *, limit: int = MAX_JSON_BYTES) -> str:
 
 def _jsonable(value: Any) -> Any:
     try:
-        return to_jsonable_python(value, by_alias=True, inf_nan_mode="constants")
+        return to_jsonable_python(
+            value, by_alias=True, inf_nan_mode="constants", fallback=_other_mapping
+        )
     except UnicodeEncodeError:  # a lone surrogate in a key: JSON allows it, Pydantic does not
         return value
+
+
+def _other_mapping(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - users' own data
+    raise TypeError(f"a {type(value).__name__} is nothing that JSON can hold")
 
 
 def fingerprint(text: str) -> str:
@@ -107,21 +114,17 @@ class PayloadModel(Generic[P]):
             PayloadTooLargeError: It is longer than 1 MiB of JSON.
         """
         given: Any = {} if payload is None else payload
-        if isinstance(given, BaseModel):
-            kept = given.model_dump(mode="json", by_alias=True, round_trip=True)
-            told = given.model_dump(mode="json", by_alias=True, exclude_unset=True)
-            self._validate(kept)
-            text = self._write(kept)
-            return text, fingerprint(text if kept == told else self._write(told))
-        if is_dataclass(given) and not isinstance(given, type):
-            given = to_jsonable_python(given, by_alias=True)
-        if not isinstance(given, Mapping):
+        try:
+            kept, told = _as_given(given)
+        except (ValueError, RecursionError) as error:  # a Pydantic one is a ValueError too
+            raise PayloadInvalidError(f"The payload of {self._owner}: {error}") from error
+        if kept is None:
             raise PayloadInvalidError(
                 f"The payload of {self._owner} must be a JSON object, not {type(given).__name__}."
             )
-        self._validate(given)
-        text = self._write(given)
-        return text, fingerprint(text)
+        self._validate(kept)
+        text = self._write(kept)
+        return text, fingerprint(text if told == kept else self._write(told))
 
     def restore(self, text: str) -> P:
         """Validate a stored payload and return the object that the handler sees.
@@ -137,7 +140,9 @@ class PayloadModel(Generic[P]):
         except ValidationError as error:
             raise invalid_payload(self._owner, error) from error
         except Exception as error:  # a validator of the user's own; Pydantic lets most errors pass
-            told = f"The payload does not fit {self._owner}: its model raised {describe(error)}."
+            told = (
+                f"The payload does not fit {self._owner}: its model raised {type(error).__name__}."
+            )
             raise PayloadInvalidError(told) from error
 
     def _write(self, given: Any) -> str:
@@ -148,6 +153,18 @@ class PayloadModel(Generic[P]):
         except ValueError as error:
             raise PayloadInvalidError(f"The payload of {self._owner}: {error}") from error
         return text
+
+
+def _as_given(given: Any) -> tuple[dict[str, Any] | None, Any]:
+    """Return all fields of a payload, and those that whoever gave it has set."""
+    if isinstance(given, BaseModel):
+        kept = given.model_dump(mode="json", by_alias=True, round_trip=True)
+        return kept, given.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    if is_dataclass(given) and not isinstance(given, type):
+        given = to_jsonable_python(given, by_alias=True)
+    # Pydantic takes no other mapping than a dict.
+    mapping: dict[str, Any] | None = dict(given) if isinstance(given, Mapping) else None  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - users' own data
+    return mapping, mapping
 
 
 def invalid_payload(owner: str, error: ValidationError) -> PayloadInvalidError:

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 from netscript_workers.errors import ConfigurationError
 
@@ -62,7 +62,7 @@ class Retry:
             value: Any = getattr(self, name)
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not number or not math.isfinite(value) or value < 0:
-                raise ConfigurationError(f"Retry({name}={value!r}) must be zero or more seconds.")
+                raise ConfigurationError(f"Retry({name}={value!r}) must be a number, zero or more.")
 
     def allows(
         self, error: BaseException | None, failures: int, max_attempts: int | None = None
@@ -112,8 +112,9 @@ def _classes(name: str, given: Any) -> tuple[type[BaseException], ...] | None:
     """
     if given is None:
         return None
-    many = isinstance(given, Iterable) and not isinstance(given, type)
-    classes: tuple[Any, ...] = tuple(cast("Iterable[Any]", given)) if many else (given,)
+    classes: tuple[Any, ...] = (given,)
+    if isinstance(given, Iterable) and not isinstance(given, type):
+        classes = tuple(given)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - checked below
     if not all(isinstance(one, type) and issubclass(one, BaseException) for one in classes):
         raise ConfigurationError(
             f"Retry({name}={given!r}) must be error classes.",

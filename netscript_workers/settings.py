@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias, cast
 
 from pydantic import (
     AliasChoices,
@@ -23,12 +23,21 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from netscript_workers.errors import ConfigurationError, nearest
 
 PREFIX = "NETSCRIPT_"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+_DAY = 24 * 3600
+_Days: TypeAlias = Annotated[float, Field(ge=0, le=36_500)]
 
 _SECRET = frozenset({"database_url", "api_tokens"})
 
@@ -80,14 +89,14 @@ class Settings(BaseSettings):
     api_tokens: SecretStr | None = None
     host: str = "127.0.0.1"
     port: int = Field(default=8091, ge=0, le=65_535)
-    retention_days: Annotated[tuple[float, float], NoDecode, BeforeValidator(_two_numbers)] = (
+    retention_days: Annotated[tuple[_Days, _Days], NoDecode, BeforeValidator(_two_numbers)] = (
         7.0,
         90.0,
     )
     idempotency_hours: float = Field(default=72.0, gt=0, le=24 * 366)
-    heartbeat_seconds: float = Field(default=5.0, gt=0)
-    lease_seconds: float = Field(default=30.0, gt=0)
-    shutdown_timeout: float = Field(default=30.0, ge=0)
+    heartbeat_seconds: float = Field(default=5.0, gt=0, le=_DAY)
+    lease_seconds: float = Field(default=30.0, gt=0, le=_DAY)
+    shutdown_timeout: float = Field(default=30.0, ge=0, le=_DAY)
 
     @field_validator("queue_provider", mode="before")
     @classmethod
@@ -155,6 +164,8 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Let flags win over the environment, and the environment over the file."""
+        if isinstance(env_settings, EnvSettingsSource):
+            env_settings.env_vars = _ours(env_settings.env_vars)
         return (init_settings, env_settings, _ProjectFile(settings_cls, init_settings))
 
     @classmethod
@@ -225,10 +236,29 @@ def project_table(place: Path) -> tuple[Path, Mapping[str, Any]]:
             content = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"{path.name} can't be read: {error}.") from error
-        table = content if path is own else content.get("tool", {}).get("netscript")
+        table = content if path is own else _table(path, content)
         if table is not None:
             return path, table
     return own, {}
+
+
+def _table(path: Path, content: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    tools = content.get("tool")
+    table: Any = cast("dict[str, Any]", tools).get("netscript") if isinstance(tools, dict) else None
+    if table is not None and not isinstance(table, dict):
+        raise ConfigurationError(
+            f"{path.name}: tool.netscript is no table.", hint="Begin it with [tool.netscript]."
+        )
+    return cast("dict[str, Any] | None", table)
+
+
+def _ours(environment: Mapping[str, str | None]) -> Mapping[str, str | None]:
+    """Leave out what only happens to be called as a field is, such as CONCURRENCY."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.upper().startswith((PREFIX, "WORKERS_"))
+    }
 
 
 def _warn_of_unknown(environment: Mapping[str, str]) -> None:

@@ -8,7 +8,7 @@ import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from netscript_triggers.verifiers import RawRequest, Verified, Verifier
 from netscript_workers.errors import ConfigurationError, VerificationError
@@ -45,8 +45,17 @@ class HmacVerifier:
                 f"HmacVerifier(algorithm={self.algorithm!r}) is not known.",
                 hint=f"Use one of {', '.join(_DIGEST_BYTES)}.",
             )
+        given: dict[str, Any] = {"headers": self.headers, "id_headers": self.id_headers}
+        for option, names in given.items():
+            if isinstance(names, str):  # its letters would be the names
+                raise ConfigurationError(
+                    f"HmacVerifier({option}={names!r}) must be several.",
+                    hint=f"Write {option}=({names!r},).",
+                )
         if not self.headers:
-            raise ConfigurationError("HmacVerifier(headers=()) has no header to read.")
+            raise ConfigurationError(
+                "HmacVerifier(headers=()) has no header to read.", hint="Name at least one."
+            )
 
     @property
     def needs_secret(self) -> bool:
@@ -64,14 +73,15 @@ class HmacVerifier:
         Raises:
             VerificationError: It is missing, repeated, malformed or wrong, or there is no secret.
         """
-        if not secrets:
+        known = [secret for secret in secrets if secret]
+        if not known:
             raise VerificationError("secret-missing")
         given = _first(request.headers, self.headers)
         if given is None:
             raise VerificationError("signature-missing")
         signature = self._decode(given)
         matches = False
-        for secret in secrets:
+        for secret in known:
             expected = hmac.digest(secret, request.body, self.algorithm)
             matches |= hmac.compare_digest(expected, signature)
         if not matches:
@@ -79,7 +89,7 @@ class HmacVerifier:
         delivery_id = _first(request.headers, self.id_headers)
         return Verified(
             signed=request.body,
-            delivery_id=None if delivery_id is None else delivery_id.decode("latin-1"),
+            delivery_id=delivery_id.decode("latin-1") if delivery_id else None,
         )
 
     def sign(self, body: bytes, secret: bytes, now: float) -> Mapping[str, str]:
