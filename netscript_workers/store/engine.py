@@ -34,7 +34,7 @@ def parse_url(url: str) -> URL:
     """
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:  # a port that is no number
         raise ConfigurationError(
             "NETSCRIPT_DATABASE_URL is not a database URL.",
             hint="Write it as sqlite:///netscript.db or postgresql://user:password@host/database.",

@@ -218,9 +218,9 @@ class _DoorEar:
             if self._door in heard:
                 self._drain()
                 return True
-            if changed:
+            if changed or (left <= _SQLITE_POLL and not heard):
                 return True
-            if heard or left <= _SQLITE_POLL:
+            if heard:
                 return False
 
     def close(self) -> None:

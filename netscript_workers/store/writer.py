@@ -99,7 +99,11 @@ class Writer:
             return await self._gatherer.call(submission)
         except _ContendedError as error:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._patient, self._store_alone, submission, error)
+            try:
+                alone = loop.run_in_executor(self._patient, self._store_alone, submission, error)
+            except RuntimeError:  # closed before this loop heard of it
+                raise error from None
+            return await alone
 
     def _work(self, batch: list[Submission]) -> list[Receipt | BaseException]:
         try:

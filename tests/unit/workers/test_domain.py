@@ -50,8 +50,8 @@ def test_the_runtimes_are_those_of_the_contract() -> None:
 
 
 def test_reasons_are_words_for_people() -> None:
-    assert Reason.PAYLOAD_REFUSED == "payload refused"
-    assert Reason.CONCURRENCY_KEY == "concurrency key"
+    assert Reason.PAYLOAD_REFUSED.value == "payload refused"
+    assert Reason.CONCURRENCY_KEY.value == "concurrency key"
 
 
 def test_values_are_frozen() -> None:
