@@ -8,13 +8,14 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, Required, TypedDict
 
-from pydantic import PydanticSchemaGenerationError, TypeAdapter
+from pydantic import TypeAdapter
 from typing_extensions import TypeVar, Unpack
 
 from netscript_triggers.definitions import Actions, Dedupe, Dispatch, WebhookDefinition
 from netscript_triggers.verifiers import Verifier, verifier_named
 from netscript_workers.errors import ConfigurationError
 from netscript_workers.options import OptionError, check_names, check_type
+from netscript_workers.payloads import make_adapter
 from netscript_workers.retries import Retry
 
 R = TypeVar("R", bound=Actions | Awaitable[Actions])
@@ -224,13 +225,7 @@ def _secret_names(
 def _adapter(model: Any, owner: str) -> TypeAdapter[Any] | None:
     if model is None:
         return None
-    try:
-        return TypeAdapter(model)
-    except PydanticSchemaGenerationError as error:
-        raise ConfigurationError(
-            f"{owner}: the model {model!r} can't be validated.",
-            hint="Use a Pydantic model, a dataclass or a TypedDict.",
-        ) from error
+    return make_adapter(model, f"The model of {owner}")
 
 
 def _takes_context(handler: Callable[..., Any], owner: str) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NotRequired, Required, TypeVar, get_origin
 
-from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
+from typing_extensions import TypedDict, get_type_hints, is_typeddict
 
 from netscript_workers.errors import (
     ConfigurationError,
@@ -89,13 +91,7 @@ class PayloadModel(Generic[P]):
         """
         self.declared = declared
         kind: Any = dict[str, Any] if declared in (dict, Any) else declared
-        try:
-            self._adapter: TypeAdapter[P] = TypeAdapter(kind)
-        except PydanticSchemaGenerationError as error:
-            raise ConfigurationError(
-                f"The payload type {declared!r} of {owner} can't be validated.",
-                hint="Use a Pydantic model, a dataclass, a TypedDict or dict.",
-            ) from error
+        self._adapter: TypeAdapter[P] = make_adapter(kind, f"The payload type of {owner}")
         self._owner = owner
 
     def json_schema(self) -> dict[str, Any]:
@@ -153,6 +149,43 @@ class PayloadModel(Generic[P]):
         except ValueError as error:
             raise PayloadInvalidError(f"The payload of {self._owner}: {error}") from error
         return text
+
+
+def make_adapter(declared: Any, what: str) -> TypeAdapter[Any]:
+    """Return what validates a type.
+
+    Args:
+        declared: The type.
+        what: What it is the type of, for the refusal.
+
+    Raises:
+        ConfigurationError: Pydantic can't validate such a type.
+    """
+    try:
+        return TypeAdapter(_known_to_pydantic(declared))
+    except (PydanticUserError, NameError) as error:  # NameError: an annotation that is not defined
+        raise ConfigurationError(
+            f"{what}, {declared!r}, can't be validated.",
+            hint="Use a Pydantic model, a dataclass, a TypedDict or dict.",
+        ) from error
+
+
+def _known_to_pydantic(declared: Any) -> Any:
+    """Before Python 3.12 Pydantic refuses typing's TypedDict: make one of typing_extensions."""
+    if sys.version_info >= (3, 12) or type(declared).__module__ != "typing":
+        return declared
+    if not is_typeddict(declared):
+        return declared
+    fields: dict[str, Any] = {}
+    for name, hint in get_type_hints(declared, include_extras=True).items():
+        origin: Any = get_origin(hint)
+        if origin in (Required, NotRequired):
+            fields[name] = hint
+        else:
+            kind: Any = Required if name in declared.__required_keys__ else NotRequired
+            fields[name] = kind[_known_to_pydantic(hint)]
+    make: Any = TypedDict
+    return make(declared.__name__, fields)
 
 
 def _as_given(given: Any) -> tuple[dict[str, Any] | None, Any]:

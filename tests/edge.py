@@ -18,9 +18,9 @@ from netscript_triggers.coordinator import Coordinator
 from netscript_triggers.handlers import Handlers
 from netscript_triggers.ingress import Ingress, Receive, Scope, Send
 from netscript_triggers.processor import Processor
+from netscript_triggers.records import EventDetail
 from netscript_triggers.registry import by_path
 from netscript_triggers.store import queries
-from netscript_triggers.records import EventDetail
 from netscript_workers import JobContext, job
 from netscript_workers.store.definitions import StoredCatalog
 from netscript_workers.store.engine import Store

@@ -89,6 +89,8 @@ def _find_postgres(servers: Servers, *, may_start: bool) -> None:
         servers.missing["postgres"] = "none answers at 127.0.0.1:5432, and root may not start one"
     elif may_start:
         _start_postgres(servers)
+    else:  # a process of xdist: what its controller had started would be in the environment
+        servers.missing["postgres"] = "none answers at 127.0.0.1:5432, and none was started"
 
 
 def _refusal(url: str) -> str | None:

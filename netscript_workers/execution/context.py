@@ -14,6 +14,7 @@ from typing import Any, Protocol, get_type_hints
 
 from pydantic import TypeAdapter
 
+from netscript_workers.actions import check_key
 from netscript_workers.clock import SYSTEM_CLOCK
 from netscript_workers.context import JobContext
 from netscript_workers.domain import ClaimedExecution
@@ -85,6 +86,7 @@ class AttemptPort:
 
     async def step(self, name: str, fn: Callable[[], Any], declared: Callable[..., Any]) -> Any:
         """Return the stored result of this step, or run it and store its result."""
+        check_key(name, "name", "ctx.step")
         if name in self._named:
             raise DuplicateStepError(
                 f'The step "{name}" ran in this attempt already.',

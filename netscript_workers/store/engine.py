@@ -43,7 +43,8 @@ def parse_url(url: str) -> URL:
     if backend in {"postgresql", "postgres"}:
         return parsed.set(drivername="postgresql+psycopg")
     if backend == "sqlite":
-        if parsed.database in (None, "", ":memory:") or "memory" in parsed.query.values():
+        nameless = ":memory:" in (parsed.database or ":memory:")
+        if nameless or "memory" in parsed.query.values():
             raise ConfigurationError(
                 "A SQLite database in memory can't be shared by the server and its workers.",
                 hint="Name a file, as in sqlite:///netscript.db.",
@@ -56,8 +57,10 @@ def parse_url(url: str) -> URL:
 
 
 def masked(url: str) -> str:
-    """Return the URL as it may be shown: without its password."""
-    return make_url(url).render_as_string(hide_password=True)
+    """Return the URL as it may be shown: without its password, wherever it stands."""
+    parsed = make_url(url)
+    secret = [name for name in parsed.query if "password" in name.lower()]
+    return parsed.difference_update_query(secret).render_as_string(hide_password=True)
 
 
 def configure_sqlite(engine: Engine | AsyncEngine) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, TextClause, text
 
-from netscript_workers.clock import MICROSECONDS
+from netscript_workers.clock import MAX_MICROS, MICROSECONDS
 from netscript_workers.domain import (
     ClaimedExecution,
     ExecutionStatus,
@@ -153,7 +153,7 @@ def _run_again(
 
 def _again_row(end: Settled, strict: Mapping[str, bool], now: int) -> dict[str, Any]:
     outcome, claim = end.outcome, end.claim
-    run_at = now + round(outcome.delay * MICROSECONDS)
+    run_at = min(now + round(outcome.delay * MICROSECONDS), MAX_MICROS)
     keyed = claim.concurrency_key is not None
     # A drained execution keeps its key, for it has not had its turn.
     keeps = keyed and (outcome.verdict is Verdict.RELEASE or strict.get(claim.job_id, False))

@@ -135,7 +135,7 @@ async def test_a_handler_that_takes_too_long_is_left_for_later(
     ("returned", "told"),
     [
         (lambda: enqueue_job("nobody", {}), 'There is no job "nobody"'),
-        (lambda: enqueue_job(strict, {"a": "x"}), "does not fit"),  # type: ignore[dict-item]
+        (lambda: enqueue_job(strict, {"a": "x"}), "does not fit"),
         (lambda: enqueue_job(charge, {}, priority=500), "priority=500"),
         (lambda: [enqueue_job(charge, {}), 5], "returned a int"),
         (lambda: "text", "returned a str"),
@@ -152,7 +152,8 @@ async def test_what_no_retry_can_mend_is_dead_at_once(
         assert (answer.status_code, answer.json()["status"]) == (202, "dead")
         event = edge.event(answer.json()["event_id"]).event
         assert told in str(event.error)
-        assert event.finished_at is not None and event.due_at is None
+        assert event.finished_at is not None
+        assert event.due_at is None
         assert edge.count("executions") == 0
 
 
@@ -192,7 +193,8 @@ async def test_an_unsigned_id_counts_together_with_the_body(store: Store) -> Non
         other = (await edge.post({"cents": 2}, headers=headers)).json()
         assert (again["duplicate"], other["duplicate"]) == (True, False)
         key = edge.event(first["event_id"]).event.idempotency_key
-        assert key is not None and key.startswith("delivery-1:")
+        assert key is not None
+        assert key.startswith("delivery-1:")
         long = {"X-Idempotency-Key": "x" * 4000}
         assert (await edge.post({"cents": 1}, headers=long)).status_code == 202
 

@@ -23,7 +23,8 @@ def test_a_completed_execution_moves_to_history_with_its_result(store: Store) ->
     record = detail(store, given.id).execution
     assert (record.status, record.result, record.error) == ("completed", {"ok": True}, None)
     assert record.finished_at is not None
-    assert record.duration_ms is not None and record.duration_ms >= 0
+    assert record.duration_ms is not None
+    assert record.duration_ms >= 0
     assert scalar(store, "SELECT count(*) FROM netscript_executions") == 0
     assert scalar(store, "SELECT count(*) FROM netscript_execution_attempts") == 0
 

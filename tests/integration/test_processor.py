@@ -34,7 +34,8 @@ async def test_background_dispatch_answers_first_and_runs_soon(store: Store) -> 
         assert (answer["status"], answer["executions"]) == ("pending", [])
         await status_of(edge, answer["event_id"], "completed")
         event = edge.event(answer["event_id"]).event
-        assert len(event.executions) == 1 and event.due_at is None
+        assert len(event.executions) == 1
+        assert event.due_at is None
         assert edge.count("executions") == 1
 
 
@@ -53,7 +54,8 @@ async def test_a_failed_event_is_tried_again_until_it_works(store: Store) -> Non
         await status_of(edge, answer["event_id"], "completed")
         assert attempts == [1, 2, 3]
         event = edge.event(answer["event_id"]).event
-        assert event.error is None and len(event.executions) == 1
+        assert event.error is None
+        assert len(event.executions) == 1
 
 
 async def test_an_event_out_of_attempts_is_dead(store: Store) -> None:

@@ -93,7 +93,7 @@ def test_workers_are_woken_by_the_commit(store: Store, engine: Engine) -> None:
 
 
 def test_a_refused_payload_stores_nothing(store: Store, engine: Engine) -> None:
-    good, bad = enqueue_job(mail, {"to": "a"}), enqueue_job(mail, {"to": [1]})  # type: ignore[arg-type, list-item]
+    good, bad = enqueue_job(mail, {"to": "a"}), enqueue_job(mail, {"to": [1]})
     with Session(engine) as session, pytest.raises(PayloadInvalidError, match="to: "):
         enqueue(session, good, bad)
     assert count(store)[1] == 0

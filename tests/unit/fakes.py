@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,7 +104,7 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(*jobs: JobDefinition[Any, Any], threads: int = 4) -> AsyncIterator[Bench]:
+async def bench(*jobs: JobDefinition[Any, Any], threads: int = 4) -> AsyncGenerator[Bench, None]:
     """Open a bench; whatever happens, nothing is left running."""
     made = Bench(*jobs, threads=threads)
     yield made

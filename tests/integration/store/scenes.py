@@ -1,0 +1,45 @@
+"""Short words that several of the store's tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import event
+
+from netscript_workers.store import admissions
+from netscript_workers.store.engine import Store
+
+
+def no_folder() -> Path:
+    """Return where no lifelines are."""
+    return Path("/nonexistent")
+
+
+def sweep(store: Store) -> int:
+    """Sweep all keys; return how much there was to repair."""
+    total, after = 0, ""
+    while True:
+        with store.begin() as conn:
+            repaired, after = admissions.sweep(conn, store.dialect, after)
+        total += repaired
+        if not after:
+            return total
+
+
+@contextmanager
+def statements_of(store: Store) -> Iterator[list[tuple[str, object]]]:
+    """Collect the statements that the store sends, with what is bound to them."""
+    seen: list[tuple[str, object]] = []
+
+    def note(
+        _conn: object, _cursor: object, statement: str, parameters: object, *_: object
+    ) -> None:
+        seen.append((statement, parameters))
+
+    event.listen(store.engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        event.remove(store.engine, "before_cursor_execute", note)
