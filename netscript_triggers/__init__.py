@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from netscript_triggers.definitions import TriggerContext, WebhookDefinition
-from netscript_triggers.events import EventStatus, TriggerEvent, WebhookEvent
-from netscript_triggers.verifiers import RawRequest, Verified, Verifier
-from netscript_triggers.verifiers.hmac import HmacVerifier
-from netscript_triggers.webhooks import define_webhook, webhook
-from netscript_workers.actions import EnqueueJob, enqueue_job
-from netscript_workers.errors import VerificationError
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from netscript_triggers.definitions import TriggerContext, WebhookDefinition
+    from netscript_triggers.events import EventStatus, TriggerEvent, WebhookEvent
+    from netscript_triggers.verifiers import RawRequest, Verified, Verifier
+    from netscript_triggers.verifiers.hmac import HmacVerifier
+    from netscript_triggers.webhooks import define_webhook, webhook
+    from netscript_workers.actions import EnqueueJob, enqueue_job
+    from netscript_workers.errors import VerificationError
 
 __all__ = [
     "EnqueueJob",
@@ -26,3 +30,36 @@ __all__ = [
     "enqueue_job",
     "webhook",
 ]
+
+# Loaded when asked for: a command that only shows its help needs none of them.
+_HOMES = {
+    "EnqueueJob": "netscript_workers.actions",
+    "EventStatus": "netscript_triggers.events",
+    "HmacVerifier": "netscript_triggers.verifiers.hmac",
+    "RawRequest": "netscript_triggers.verifiers",
+    "TriggerContext": "netscript_triggers.definitions",
+    "TriggerEvent": "netscript_triggers.events",
+    "VerificationError": "netscript_workers.errors",
+    "Verified": "netscript_triggers.verifiers",
+    "Verifier": "netscript_triggers.verifiers",
+    "WebhookDefinition": "netscript_triggers.definitions",
+    "WebhookEvent": "netscript_triggers.events",
+    "define_webhook": "netscript_triggers.webhooks",
+    "enqueue_job": "netscript_workers.actions",
+    "webhook": "netscript_triggers.webhooks",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its room on first use."""
+    if name not in _HOMES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *__all__})

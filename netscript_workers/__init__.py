@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from netscript_workers.actions import EnqueueJob, enqueue_job
-from netscript_workers.context import JobContext
-from netscript_workers.domain import WORKER_RUNTIMES, Enqueued
-from netscript_workers.errors import NetscriptError, Snooze
-from netscript_workers.jobs import JobDefinition, define_job_handler, job
-from netscript_workers.results import JobResult, create_failure_result, create_success_result
-from netscript_workers.retries import Retry
-
 if TYPE_CHECKING:
+    from netscript_workers.actions import EnqueueJob, enqueue_job
+    from netscript_workers.context import JobContext
+    from netscript_workers.domain import WORKER_RUNTIMES, Enqueued
+    from netscript_workers.errors import NetscriptError, Snooze
+    from netscript_workers.jobs import JobDefinition, define_job_handler, job
+    from netscript_workers.results import JobResult, create_failure_result, create_success_result
+    from netscript_workers.retries import Retry
     from netscript_workers.store.engine import configure_sqlite
     from netscript_workers.store.schema import include_name
     from netscript_workers.store.transaction import enqueue, enqueue_async
@@ -40,20 +40,40 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-# These need SQLAlchemy, which a process that only runs handlers does not: loaded when asked for.
-_LAZY = {
-    "configure_sqlite": "netscript_workers.store.engine",
-    "enqueue": "netscript_workers.store.transaction",
-    "enqueue_async": "netscript_workers.store.transaction",
-    "include_name": "netscript_workers.store.schema",
+# Loaded when asked for: a process that only runs handlers needs no SQLAlchemy, and a command
+# that only shows its help needs neither that nor Pydantic.
+_HOMES = {
+    "WORKER_RUNTIMES": "domain",
+    "EnqueueJob": "actions",
+    "Enqueued": "domain",
+    "JobContext": "context",
+    "JobDefinition": "jobs",
+    "JobResult": "results",
+    "NetscriptError": "errors",
+    "Retry": "retries",
+    "Snooze": "errors",
+    "configure_sqlite": "store.engine",
+    "create_failure_result": "results",
+    "create_success_result": "results",
+    "define_job_handler": "jobs",
+    "enqueue": "store.transaction",
+    "enqueue_async": "store.transaction",
+    "enqueue_job": "actions",
+    "include_name": "store.schema",
+    "job": "jobs",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Load what needs the database on first use."""
-    if name not in _LAZY:
+    """Load a public name from its room on first use."""
+    if name not in _HOMES:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    import importlib  # noqa: PLC0415 - not needed where nothing is lazy
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
 
-    return getattr(importlib.import_module(_LAZY[name]), name)
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *__all__})

@@ -52,15 +52,20 @@ def list_jobs(conn: Connection, *, limit: int, offset: int) -> tuple[list[JobRec
     return found, int(conn.execute(_COUNT).scalar_one())
 
 
-def get_job(conn: Connection, job_id: str) -> JobRecord:
+def get_job(conn: Connection, job_id: str, also: Iterable[str] = ()) -> JobRecord:
     """Return a registered job.
+
+    Args:
+        conn: Where to read.
+        job_id: Its id.
+        also: More ids that may have been meant.
 
     Raises:
         JobNotFoundError: There is none; the error names the nearest.
     """
     row = conn.execute(_ONE, {"id": job_id}).one_or_none() if "\0" not in job_id else None
     if row is None:
-        raise JobNotFoundError(job_id, conn.execute(_IDS).scalars())
+        raise JobNotFoundError(job_id, {*conn.execute(_IDS).scalars(), *also})
     return _record(row)
 
 
@@ -103,7 +108,7 @@ class StoredCatalog:
             return prepare(self._jobs[job_id], payload)
         try:
             with self._store.read() as conn:
-                return ConnectionCatalog(conn).prepare(job_id, payload)
+                return _prepare(get_job(conn, job_id, also=self._jobs), payload)
         except SQLAlchemyError as error:
             raise StoreUnavailableError("The database can't be read now.") from error
 

@@ -143,8 +143,11 @@ class World:
         self.check()
 
     def check(self) -> None:
-        live = rows(self.store, "SELECT id, status, concurrency_key, holds_key, worker_id, run_at "
-                    "FROM netscript_executions")
+        live = rows(
+            self.store,
+            "SELECT id, status, concurrency_key, holds_key, worker_id, run_at "
+            "FROM netscript_executions",
+        )
         gone = rows(self.store, "SELECT id FROM netscript_execution_history")
         ids = [str(row[0]) for row in [*live, *gone]]
         assert sorted(ids) == sorted(self.enqueued)  # each once, in one of the two places

@@ -73,9 +73,7 @@ def test_every_failed_attempt_leaves_its_own_record(timed_store: Store, clock: M
         claim = hand.claim_one()
         tokens.append(claim.token)
         clock.advance(1)
-        hand.end(
-            claim, Verdict.RETRY, reason=Reason.RETRY, failure=Reason.ERROR, error=f"no {n}"
-        )
+        hand.end(claim, Verdict.RETRY, reason=Reason.RETRY, failure=Reason.ERROR, error=f"no {n}")
     last = hand.claim_one()
     hand.end(last, result="1")
     told = detail(timed_store, last.id)

@@ -142,9 +142,7 @@ def test_an_action_whose_key_is_taken_does_not_fail_its_execution(store: Store) 
     claim = hand.claim_one()
     hand.end(claim, actions=(new("b", idempotency_key="k"), new("b", idempotency_key="own")))
     assert status(store, claim.id) == "completed"
-    keys = rows(
-        store, "SELECT idempotency_key FROM netscript_executions ORDER BY idempotency_key"
-    )
+    keys = rows(store, "SELECT idempotency_key FROM netscript_executions ORDER BY idempotency_key")
     assert keys == [("k",), ("own",)]
 
 
