@@ -296,9 +296,10 @@ def test_dev_starts_again_what_dies_and_takes_all_with_it(project: Path) -> None
 
         def is_down() -> bool:
             try:
-                return not httpx.get(f"{url}/health")
+                httpx.get(f"{url}/health")
             except httpx.TransportError:
                 return True
+            return False
 
         eventually(is_down, 15, "the server's end")
         eventually(lambda: _pids(project) == [], 15, "the worker's end")

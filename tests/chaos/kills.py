@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ from netscript_triggers import enqueue_job, webhook
 def orders(event):
     order = event.payload
     return [
-        enqueue_job("work", {"n": n, "seconds": 0}, idempotency_key=f"{order['id']}-{n}" if n else None)
+        enqueue_job("work", {"seconds": 0}, idempotency_key=f"{order['id']}-{n}" if n else None)
         for n in range(order["actions"])
     ]
 """
@@ -179,7 +180,7 @@ def _piece(number: int, keys: int, seconds: float) -> NewExecution:
 
 
 def _check_results(store: Store, backlog: Iterable[NewExecution], lives: list[Life]) -> None:
-    """Every execution completed, with one result: that of its last attempt, which ran to its end."""
+    """Every execution completed, with one result: that of an attempt which ran to its end."""
     sql = "SELECT CAST(id AS text), status, token, result FROM netscript_execution_history"
     found = {id_: (status, token, result) for id_, status, token, result in rows(store, sql)}
     assert found.keys() == {one.id for one in backlog}
@@ -201,7 +202,7 @@ def _check_keys(lives: list[Life], killed: dict[int, int]) -> None:
             by_name[life.key].append(life)
     for name, same in by_name.items():
         same.sort(key=lambda life: life.start)
-        for earlier, later in zip(same, same[1:], strict=False):
+        for earlier, later in pairwise(same):
             alive_until = earlier.end if earlier.end is not None else killed[earlier.pid]
             assert later.start >= alive_until, f"{name}: {earlier} overlaps {later}"
 
@@ -380,7 +381,6 @@ def _check_events(store: Store, orders: list[Order]) -> int:
 
 async def _redeliver(orders: list[Order], urls: list[str]) -> int:
     """Send everything again; return how many were new, which only the unanswered may be."""
-    fresh = 0
     async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
         gate = asyncio.Semaphore(16)
 
@@ -398,5 +398,4 @@ async def _redeliver(orders: list[Order], urls: list[str]) -> int:
             order.answer = told
             return 0 if told["duplicate"] else 1
 
-        fresh = sum(await asyncio.gather(*(again(one, n) for n, one in enumerate(orders))))
-    return fresh
+        return sum(await asyncio.gather(*(again(one, n) for n, one in enumerate(orders))))

@@ -140,7 +140,12 @@ async def test_options_are_query_parameters_or_headers(
     store: Store, api: httpx.AsyncClient
 ) -> None:
     path = f"{BASE}/jobs/process-payment/trigger"
-    options = {"priority": 90, "correlation_id": "c", "concurrency_key": "k", "delay": 60}
+    options: dict[str, str | int] = {
+        "priority": 90,
+        "correlation_id": "c",
+        "concurrency_key": "k",
+        "delay": 60,
+    }
     one = (await api.post(path, json=PAYLOAD, params=options)).json()["execution_id"]
     record = (await api.get(f"{BASE}/executions/{one}")).json()
     assert (record["priority"], record["correlation_id"]) == (90, "c")
@@ -264,7 +269,8 @@ async def test_executions_are_listed_newest_first_over_both_tables(
     hand = Hand(store)
     for claim in hand.claim(4):
         hand.end(claim)
-    ids, cursor = [], None
+    ids: list[str] = []
+    cursor: str | None = None
     while True:
         params = {"limit": 3, **({"cursor": cursor} if cursor else {})}
         page = (await api.get(f"{BASE}/executions", params=params)).json()

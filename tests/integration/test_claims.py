@@ -103,7 +103,8 @@ def test_eight_claimers_start_each_execution_once(store: Store) -> None:
     put(store, *given)
 
     def drain(_: int) -> list[str]:
-        hand, mine = Hand(store), []
+        hand = Hand(store)
+        mine: list[str] = []
         while claimed := hand.claim(7):
             mine += [claim.id for claim in claimed]
         return mine

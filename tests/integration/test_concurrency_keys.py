@@ -47,7 +47,8 @@ def test_those_without_a_key_are_never_held_up(store: Store) -> None:
 def test_executions_of_a_key_start_in_their_order_whatever_their_priority(store: Store) -> None:
     given = [new(concurrency_key="k", priority=priority) for priority in (10, 90, 50)]
     put(store, *given)
-    hand, order = Hand(store), []
+    hand = Hand(store)
+    order: list[str] = []
     while claimed := hand.claim(1):
         order.append(claimed[0].id)
         hand.end(claimed[0])

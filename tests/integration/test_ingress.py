@@ -289,7 +289,7 @@ async def test_a_sender_that_goes_away_leaves_nothing(store: Store) -> None:
             async def receive(left: list[Any] = messages) -> Any:
                 return left.pop() if left else {"type": "http.disconnect"}
 
-            scope = {"type": "http", "method": "POST", "path": PATH, "headers": []}
+            scope: dict[str, Any] = {"type": "http", "method": "POST", "path": PATH, "headers": []}
             await edge.ingress(scope, receive, send)
         assert sent == []
         assert edge.nothing_is_stored()

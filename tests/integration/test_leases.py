@@ -71,7 +71,7 @@ def test_two_rescuers_at_once_rescue_once(store: Store) -> None:
     dead.register(lease=-1)
     dead.claim(20)
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda _: rescue(store), range(2)))
+        found = [answer.result() for answer in [pool.submit(rescue, store) for _ in range(2)]]
     assert sorted(found[0] + found[1]) == sorted(one.id for one in given)
     assert scalar(store, "SELECT max(losses) FROM netscript_executions") == 1
 

@@ -110,7 +110,8 @@ def test_a_key_outlives_its_pruned_execution(timed_store: Store, clock: ManualCl
 
 def test_fifty_threads_with_one_key_make_one_execution(store: Store) -> None:
     with ThreadPoolExecutor(50) as pool:
-        told = list(pool.map(lambda _: put(store, new(idempotency_key="k"))[0], range(50)))
+        futures = [pool.submit(put, store, new(idempotency_key="k")) for _ in range(50)]
+    told = [future.result()[0] for future in futures]
     assert sum(not one.duplicate for one in told) == 1
     assert len({one.execution_id for one in told}) == 1
     assert scalar(store, "SELECT count(*) FROM netscript_executions") == 1

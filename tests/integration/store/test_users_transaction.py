@@ -97,14 +97,17 @@ def test_a_broken_order_takes_the_job_with_it(store: Store, engine: Engine) -> N
     assert count(store) == (1, 0)
 
 
-def test_nobody_claims_before_the_commit(store: Store, engine: Engine) -> None:
-    if store.is_sqlite:
-        pytest.skip("a claim would wait for the user's commit: there is one writer at a time")
+@pytest.mark.postgres
+def test_nobody_claims_before_the_commit(postgres_url: str) -> None:
+    store = Store(postgres_url)
+    engine = create_engine(make_url(postgres_url).set(drivername="postgresql+psycopg"))
     with Session(engine) as session:
         enqueue(session, enqueue_job(mail, {}), enqueue_job(mail, {}, concurrency_key="k"))
         assert Hand(store, ["mail"]).claim() == []
         session.commit()
     assert len(Hand(store, ["mail"]).claim()) == 2
+    engine.dispose()
+    store.dispose()
 
 
 def test_a_session_serves_one_transaction_after_the_other(store: Store, engine: Engine) -> None:
