@@ -29,7 +29,8 @@ demo: $(VENV)/.base ## A signed payment webhook, from the socket to the result (
 
 test: check ## Every check and test; uses the servers it finds and says which it does not
 	@rm -f .coverage .coverage.*
-	$(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=
+	$(BIN)/python -m coverage run -m pytest -n $(JOBS)
+	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
 check: $(VENV)/.dev ## Lint, types (two checkers), import contracts

@@ -7,6 +7,7 @@ order, so that who proves nothing costs little and learns nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import os
@@ -285,5 +286,7 @@ async def _respond(
 ) -> None:
     length = str(len(body)).encode()
     fixed = [(b"content-type", kind), (b"content-length", length)]
-    await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
-    await send({"type": "http.response.body", "body": body})
+    # The sender may be gone, which uvloop tells by a RuntimeError. What is stored is stored.
+    with contextlib.suppress(OSError, RuntimeError):
+        await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
+        await send({"type": "http.response.body", "body": body})

@@ -9,7 +9,16 @@ if TYPE_CHECKING:
     from netscript_workers.actions import EnqueueJob, enqueue_job
     from netscript_workers.context import JobContext
     from netscript_workers.domain import WORKER_RUNTIMES, Enqueued
-    from netscript_workers.errors import NetscriptError, Snooze
+    from netscript_workers.errors import (
+        DuplicateStepError,
+        IdempotencyConflictError,
+        JobNotFoundError,
+        NetscriptError,
+        PayloadInvalidError,
+        Snooze,
+        StoreBusyError,
+        StoreUnavailableError,
+    )
     from netscript_workers.jobs import JobDefinition, define_job_handler, job
     from netscript_workers.results import JobResult, create_failure_result, create_success_result
     from netscript_workers.retries import Retry
@@ -19,14 +28,20 @@ if TYPE_CHECKING:
 
 __all__ = [
     "WORKER_RUNTIMES",
+    "DuplicateStepError",
     "EnqueueJob",
     "Enqueued",
+    "IdempotencyConflictError",
     "JobContext",
     "JobDefinition",
+    "JobNotFoundError",
     "JobResult",
     "NetscriptError",
+    "PayloadInvalidError",
     "Retry",
     "Snooze",
+    "StoreBusyError",
+    "StoreUnavailableError",
     "configure_sqlite",
     "create_failure_result",
     "create_success_result",
@@ -44,14 +59,20 @@ __version__ = "0.1.0"
 # that only shows its help needs neither that nor Pydantic.
 _HOMES = {
     "WORKER_RUNTIMES": "domain",
+    "DuplicateStepError": "errors",
     "EnqueueJob": "actions",
     "Enqueued": "domain",
+    "IdempotencyConflictError": "errors",
     "JobContext": "context",
     "JobDefinition": "jobs",
+    "JobNotFoundError": "errors",
     "JobResult": "results",
     "NetscriptError": "errors",
+    "PayloadInvalidError": "errors",
     "Retry": "retries",
     "Snooze": "errors",
+    "StoreBusyError": "errors",
+    "StoreUnavailableError": "errors",
     "configure_sqlite": "store.engine",
     "create_failure_result": "results",
     "create_success_result": "results",

@@ -130,8 +130,17 @@ def check_key(key: str | None, name: str, owner: str) -> None:
         raise ConfigurationError(
             f"{owner}: {name} must have 1 to {MAX_KEY_LENGTH} characters, not {len(key)}."
         )
-    if "\0" in key or any("\ud800" <= char <= "\udfff" for char in key):
+    if "\0" in key or not _is_unicode(key):
         raise ConfigurationError(f"{owner}: {name} holds a character that can't be stored.")
+
+
+def _is_unicode(key: str) -> bool:
+    """Tell whether UTF-8 can write it; a lone surrogate can't be."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ class _Generator:
         self._lock = threading.Lock()
         self._millis = 0
         self._rand = 0
+        self._noise = b""
         # A forked child must not mint its parent's next ids.
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork)
@@ -26,6 +27,14 @@ class _Generator:
     def _after_fork(self) -> None:
         self._lock = threading.Lock()
         self._millis = 0
+        self._noise = b""
+
+    def _random(self, count: int) -> bytes:
+        # Asking the kernel costs more than all the rest; a kilobyte costs as much as a byte.
+        if len(self._noise) < count:
+            self._noise = os.urandom(1024)
+        drawn, self._noise = self._noise[:count], self._noise[count:]
+        return drawn
 
     def new(self) -> str:
         with self._lock:
@@ -33,9 +42,9 @@ class _Generator:
             if millis > self._millis:
                 self._millis = millis
                 # The top bit is left free, so that counting up within a millisecond has room.
-                self._rand = int.from_bytes(os.urandom(10), "big") >> (80 - _RAND_BITS + 1)
+                self._rand = int.from_bytes(self._random(10), "big") >> (80 - _RAND_BITS + 1)
             else:  # the same millisecond, or a clock that stepped back
-                self._rand += 1 + os.urandom(1)[0]
+                self._rand += 1 + self._random(1)[0]
             millis, rand = self._millis, self._rand
         value = (
             (millis & 0xFFFFFFFFFFFF) << 80

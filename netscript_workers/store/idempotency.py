@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from typing import TypeAlias
 
@@ -58,7 +58,7 @@ def take(
         missing = sorted(wanted.keys() - owners.keys())
         if not missing:
             return owners
-        rows = [{**asdict(wanted[name]), "expires_at": now + window} for name in missing]
+        rows = [_row(wanted[name], now + window) for name in missing]
         bound = {"rows": json.dumps(rows), "now": now}
         for scope, name in conn.execute(_take(dialect), bound):
             owners[scope, name] = wanted[scope, name]
@@ -69,6 +69,16 @@ def take(
     if len(owners) < len(wanted):
         raise StoreUnavailableError("Idempotency keys were pruned while they were being taken.")
     return owners
+
+
+def _row(key: Key, expires_at: int) -> dict[str, str | int]:
+    return {
+        "scope": key.scope,
+        "key": key.key,
+        "fingerprint": key.fingerprint,
+        "ref": key.ref,
+        "expires_at": expires_at,
+    }
 
 
 def find(

@@ -180,5 +180,5 @@ def _write(conn: Connection, dialect: Dialect, batch: _Batch, now: int) -> None:
         # transaction that may be a user's.
         dialect.insert(conn, admissions, [{"key": key} for key in sorted(batch.keys)])
     for table, rows in batch.companions.items():
-        conn.execute(table.insert(), [dict(row) for row in rows])
+        dialect.insert(conn, table, rows)
     changes.record(conn, dialect, batch.changed, now)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -108,7 +107,6 @@ def environment(installed: dict[str, str], database_url: str) -> dict[str, str]:
         **installed,
         "NETSCRIPT_DATABASE_URL": database_url,
         "WEBHOOK_SECRET": SECRET,
-        "COVERAGE_PROCESS_START": os.environ.get("COVERAGE_PROCESS_START", ""),
     }
 
 

@@ -272,7 +272,9 @@ async def test_executions_are_listed_newest_first_over_both_tables(
     ids: list[str] = []
     cursor: str | None = None
     while True:
-        params = {"limit": 3, **({"cursor": cursor} if cursor else {})}
+        params: dict[str, str | int] = {"limit": 3}
+        if cursor is not None:
+            params["cursor"] = cursor
         page = (await api.get(f"{BASE}/executions", params=params)).json()
         ids += [one["id"] for one in page["executions"]]
         cursor = page["next_cursor"]

