@@ -11,7 +11,7 @@ import hashlib
 import os
 import tempfile
 from enum import StrEnum
-from fcntl import LOCK_EX, LOCK_NB, flock
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 from pathlib import Path
 
 from sqlalchemy import URL
@@ -75,7 +75,7 @@ def look(path: Path) -> Life:
     except OSError:  # another host, another container, another user
         return Life.UNKNOWN
     try:
-        flock(descriptor, LOCK_EX | LOCK_NB)
+        flock(descriptor, LOCK_SH | LOCK_NB)  # two that look at once are not in the way
     except OSError:
         return Life.ALIVE
     else:

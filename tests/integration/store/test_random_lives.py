@@ -81,9 +81,12 @@ class World:
         done = hand.tick(*ends, slots=self.chance.randrange(4))
         assert done.stale == set()
         self.running[hand.id] = [claim for claim in mine if claim not in over] + done.claimed
-        for claim in done.claimed:
+        self.note_tokens(done.claimed)
+
+    def note_tokens(self, claimed: list[ClaimedExecution]) -> None:
+        for claim in claimed:
             assert claim.token > self.highest_token
-        self.highest_token = max([self.highest_token, *(claim.token for claim in done.claimed)])
+        self.highest_token = max([self.highest_token, *(claim.token for claim in claimed)])
 
     def die(self) -> None:
         """A worker dies; its lease ends while the others renew theirs."""
@@ -95,9 +98,12 @@ class World:
                 assert leases.renew(self.store, conn, hand.id, 30)
         rescued = leases.rescue(self.store, new_id(), no_folder())
         assert sorted(rescued) == sorted(claim.id for claim in lost)
-        if lost:
-            assert dead.end(lost[0]).stale == {lost[0].id}
         self.hire()
+        newest = self.hands[-1]
+        self.running[newest.id] = newest.claim(3)  # perhaps of what the dead one had
+        self.note_tokens(self.running[newest.id])
+        if lost:
+            assert dead.tick(*map(ended, lost)).stale == {claim.id for claim in lost}
 
     def leave(self) -> None:
         gone = self.hands.pop()

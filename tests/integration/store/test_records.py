@@ -114,6 +114,19 @@ def test_a_snooze_with_strict_order_keeps_the_key(timed_store: Store, clock: Man
     assert hand.claim_one().id != first.id
 
 
+def test_a_drained_one_keeps_its_key_even_before_an_older_one(
+    timed_store: Store, clock: ManualClock
+) -> None:
+    older, younger = new(concurrency_key="k", delay=5_000_000), new(concurrency_key="k")
+    put(timed_store, older, younger)
+    hand = Hand(timed_store)
+    claim = hand.claim_one()
+    clock.advance(6)
+    hand.tick()  # the older one is due, and waits for the key
+    hand.end(claim, Verdict.RELEASE, reason=Reason.DRAINED)
+    assert [one.id for one in hand.claim()] == [younger.id]
+
+
 @pytest.mark.parametrize("verdict", [Verdict.COMPLETE, Verdict.FAIL, Verdict.CANCEL])
 def test_every_end_frees_the_key(store: Store, verdict: Verdict) -> None:
     first, second = new(concurrency_key="k"), new(concurrency_key="k")

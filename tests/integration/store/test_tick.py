@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from netscript_workers.domain import ClaimedExecution, Reason, Verdict
 from netscript_workers.store import claims
@@ -81,6 +81,26 @@ def test_a_tick_that_breaks_off_stores_and_claims_nothing(store: Store) -> None:
     # The same work is taken by the next tick.
     assert hand.ticker.run(work).stale == set()
     assert status(store, work.ended[0].claim.id) == "completed"
+
+
+def test_a_cut_while_items_are_stored_one_by_one_refuses_none_of_them(store: Store) -> None:
+    given = [new(), new()]
+    put(store, *given)
+    hand = Hand(store)
+    good, bad = hand.claim(2)
+    twice = new("b")
+    work = Work(ended=[ended(good), ended(bad, actions=(twice, twice))])
+
+    def cut(conn: object) -> None:  # the first commit of all is that of the good one alone
+        raise OperationalError("COMMIT", None, ConnectionError("cut"))
+
+    event.listen(store.engine, "commit", cut)
+    with pytest.raises(OperationalError):
+        hand.ticker.run(work)
+    event.remove(store.engine, "commit", cut)
+    assert [status(store, one.id) for one in given] == ["running", "running"]
+    hand.ticker.run(work)
+    assert [status(store, one.id) for one in given] == ["completed", "failed"]
 
 
 def test_a_refused_result_leaves_its_error_and_an_attempt(store: Store) -> None:
