@@ -12,14 +12,19 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from netscript_triggers.definitions import WebhookDefinition
 from netscript_triggers.events import EventStatus, WebhookEvent
-from netscript_triggers.handlers import Handlers, told
+from netscript_triggers.handlers import Handlers
 from netscript_triggers.records import Accepted
 from netscript_triggers.store import inbox
 from netscript_triggers.store.inbox import Ending, NewEvent
 from netscript_workers.actions import Cause, EnqueueJob, JobCatalog, resolve
 from netscript_workers.clock import SYSTEM_CLOCK, from_micros
 from netscript_workers.domain import NewExecution, TriggeredBy
-from netscript_workers.errors import NetscriptError, PayloadInvalidError, StoreUnavailableError
+from netscript_workers.errors import (
+    NetscriptError,
+    PayloadInvalidError,
+    StoreUnavailableError,
+    describe,
+)
 from netscript_workers.execution.outcome import MAX_ERROR_CHARS, storable
 from netscript_workers.ids import new_id
 from netscript_workers.store.engine import Store
@@ -251,7 +256,7 @@ def after_failure(
     try:
         wait = trigger.retry.delay(attempt, cause)
     except Exception as broken:  # noqa: BLE001 - the policy is the user's code too
-        sentence = storable(f"{sentence} (its backoff raised {told(broken)})", MAX_ERROR_CHARS)
+        sentence = storable(f"{sentence} (its backoff raised {describe(broken)})", MAX_ERROR_CHARS)
         return Ending(status=EventStatus.DEAD, error=sentence, attempt=attempt)
     return Ending(status=EventStatus.FAILED, error=sentence, delay=wait, attempt=attempt + 1)
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 from netscript_triggers.definitions import TriggerContext, WebhookDefinition
 from netscript_triggers.events import TriggerEvent
 from netscript_workers.actions import EnqueueJob
-from netscript_workers.errors import ConfigurationError, NetscriptError
+from netscript_workers.errors import ConfigurationError, NetscriptError, describe
 
 THREADS = 32
 
@@ -66,7 +66,7 @@ class Handlers:
             if clock.expired() and isinstance(error, TimeoutError):
                 sentence = f"The handler took longer than {limit:g} s."
                 raise HandlerTimeoutError(sentence) from error
-            raise HandlerError(told(error)) from error
+            raise HandlerError(describe(error)) from error
 
     async def _call(self, trigger: WebhookDefinition[Any], event: TriggerEvent[Any]) -> Any:
         arguments = arguments_of(trigger, event)
@@ -78,7 +78,7 @@ class Handlers:
         if isinstance(error, Exception):
             raise error
         if error is not None:
-            raise HandlerError(told(error)) from error
+            raise HandlerError(describe(error)) from error
         # A plain function may have made a coroutine.
         return await returned if inspect.isawaitable(returned) else returned
 
@@ -122,12 +122,3 @@ def actions_of(trigger: WebhookDefinition[Any], returned: Any) -> tuple[EnqueueJ
                 hint="Return enqueue_job(...) actions: a list of them, one, or None.",
             )
     return given
-
-
-def told(error: BaseException) -> str:
-    """Describe an exception in one line, even one that can't describe itself."""
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - users' exceptions may do anything
-        text = ""
-    return f"{type(error).__name__}: {text}".rstrip(": ")

@@ -12,7 +12,7 @@ from netscript_workers.domain import ClaimedExecution, Enqueued, NewExecution, O
 from netscript_workers.ids import new_id
 from netscript_workers.payloads import fingerprint
 from netscript_workers.records import ExecutionDetail
-from netscript_workers.store import leases, outbox, queries
+from netscript_workers.store import admissions, leases, outbox, queries
 from netscript_workers.store.engine import Store
 from netscript_workers.store.idempotency import DEFAULT_WINDOW
 from netscript_workers.store.leases import WorkerRecord
@@ -111,3 +111,14 @@ def run(store: Store, sql: str, **bound: Any) -> None:
     """Run a statement of the test's own."""
     with store.begin() as conn:
         conn.execute(text(sql), bound)
+
+
+def sweep(store: Store) -> int:
+    """Sweep all keys; return how much there was to repair."""
+    total, after = 0, ""
+    while True:
+        with store.begin() as conn:
+            repaired, after = admissions.sweep(conn, store.dialect, after)
+        total += repaired
+        if not after:
+            return total

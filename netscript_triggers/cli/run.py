@@ -52,7 +52,7 @@ def serve(
     project: ProjectDir = Path(),
     host: Host = None,
     port: Port = None,
-    dev: Annotated[  # noqa: A002, RUF100 - the option's name
+    accept_memory: Annotated[
         bool, typer.Option("--dev", help='Allow the verifier "memory", which accepts anything.')
     ] = False,
     log_level: LogLevel = "info",
@@ -69,7 +69,7 @@ def serve(
     def announce(url: str) -> None:
         typer.echo(f"netscript listens at {url}")
 
-    raise typer.Exit(run_server(settings, dev=dev, on_start=announce))
+    raise typer.Exit(run_server(settings, dev=accept_memory, on_start=announce))
 
 
 def worker(

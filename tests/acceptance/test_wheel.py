@@ -27,6 +27,18 @@ def test_the_wheel_installs_two_packages_and_nothing_else(wheel: Path) -> None:
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
+def run(code: str, installed: dict[str, str], place: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=place,
+        env={**clean_environment(), **installed},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
 def test_the_installed_package_migrates_from_its_own_files(
     installed: dict[str, str], tmp_path: Path
 ) -> None:
@@ -35,15 +47,7 @@ def test_the_installed_package_migrates_from_its_own_files(
         "migrations.upgrade('sqlite:///x.db');"
         "print(netscript_workers.__file__); print(migrations.scripts())"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**clean_environment(), **installed},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    package, scripts = done.stdout.split()
+    package, scripts = run(code, installed, tmp_path).split()
     assert package.startswith(installed["PYTHONPATH"])
     assert scripts.startswith(installed["PYTHONPATH"])
 
@@ -52,15 +56,7 @@ def test_importing_definitions_loads_neither_sql_nor_http(
     installed: dict[str, str], tmp_path: Path
 ) -> None:
     code = (
-        "import sys, netscript_workers, netscript_workers.execution.in_process;"
+        "import sys, netscript_workers.jobs, netscript_workers.execution.in_process;"
         "print(sorted({'sqlalchemy', 'fastapi', 'uvicorn', 'alembic'} & set(sys.modules)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**clean_environment(), **installed},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == "[]"
+    assert run(code, installed, tmp_path) == "[]"

@@ -1,14 +1,11 @@
-"""The worker: the loop, the runner, the drain."""
+"""The worker: the loop and the runner."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
-import os
 import threading
 import time
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -16,7 +13,6 @@ from pydantic import BaseModel
 
 from netscript_workers import (
     JobContext,
-    JobDefinition,
     Retry,
     Snooze,
     create_failure_result,
@@ -26,69 +22,14 @@ from netscript_workers import (
 )
 from netscript_workers.actions import Cause, resolve
 from netscript_workers.domain import TriggeredBy
-from netscript_workers.errors import DuplicateStepError, WorkerFencedError
-from netscript_workers.pump import WorkerOptions
-from netscript_workers.records import ExecutionDetail
-from netscript_workers.store.definitions import StoredCatalog, register
+from netscript_workers.errors import DuplicateStepError
+from netscript_workers.store.definitions import register
 from netscript_workers.store.engine import Store
-from netscript_workers.store.lifelines import Lifeline, folder
-from netscript_workers.store.wake import make_bell
-from netscript_workers.worker import Worker
-from tests.kit import Hand, detail, put, run, scalar
+from tests.kit import detail, put, run, scalar
 from tests.support import eventually, eventually_async
+from tests.working import working
 
 AT_ONCE = Retry(max_attempts=3, initial_delay=0.0)
-
-
-class Running:
-    """A worker that runs in this loop."""
-
-    def __init__(self, store: Store, worker: Worker, task: asyncio.Task[list[str]]) -> None:
-        self.store, self.worker, self.task = store, worker, task
-
-    async def run(
-        self, definition: JobDefinition[Any, Any], payload: Any = None, **options: Any
-    ) -> ExecutionDetail:
-        """Enqueue a job and wait for its end."""
-        return await self.ended(self.enqueue(definition, payload, **options))
-
-    def enqueue(
-        self, definition: JobDefinition[Any, Any], payload: Any = None, **options: Any
-    ) -> str:
-        action = enqueue_job(definition, payload, **options)
-        execution = resolve(action, None, Cause(triggered_by=TriggeredBy.API))
-        (told,) = put(self.store, execution)
-        bell = make_bell(self.store.parsed_url)
-        bell.ring()
-        bell.close()
-        return told.execution_id
-
-    async def ended(self, execution_id: str, *statuses: str) -> ExecutionDetail:
-        wanted = statuses or ("completed", "failed", "cancelled")
-
-        def look() -> ExecutionDetail | None:
-            found = detail(self.store, execution_id)
-            return found if found.execution.status in wanted else None
-
-        found = await eventually_async(look, what=f"{execution_id} being {wanted}")
-        assert found is not None
-        return found
-
-
-@contextlib.asynccontextmanager
-async def working(
-    store: Store, *jobs: JobDefinition[Any, Any], **options: Any
-) -> AsyncGenerator[Running]:
-    known = {one.id: one for one in jobs}
-    options = {"concurrency": 10, "grace": 2.0, **options}
-    worker = Worker(store, known, WorkerOptions(**options), StoredCatalog(store, known))
-    task = asyncio.create_task(worker.run())
-    await eventually_async(lambda: scalar(store, "SELECT count(*) FROM netscript_workers"))
-    try:
-        yield Running(store, worker, task)
-    finally:
-        worker.stop()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 class Order(BaseModel):
@@ -310,111 +251,6 @@ async def test_executions_of_one_key_never_overlap(store: Store) -> None:
         for id_ in ids:
             await one.ended(id_)
     assert max(most) == 1
-
-
-async def test_a_drain_lets_what_runs_finish_and_takes_nothing_new(store: Store) -> None:
-    started, release = asyncio.Event(), asyncio.Event()
-
-    @job(id="long")
-    async def long(ctx: JobContext) -> str:
-        started.set()
-        await release.wait()
-        return "done"
-
-    async with working(store, long, concurrency=1) as at:
-        first, second = at.enqueue(long), at.enqueue(long)
-        await started.wait()
-        at.worker.stop()
-        await eventually_async(
-            lambda: scalar(store, "SELECT state FROM netscript_workers") == "draining"
-        )
-        release.set()
-        assert await at.task == []
-    assert detail(store, first).execution.result == "done"
-    assert detail(store, second).execution.status == "queued"
-    assert scalar(store, "SELECT count(*) FROM netscript_workers") == 0
-
-
-async def test_past_the_grace_an_attempt_is_given_back_unused(store: Store) -> None:
-    seen: list[bool] = []
-
-    @job(id="endless")
-    async def endless(ctx: JobContext) -> None:
-        try:
-            await ctx.wait_cancelled()
-        finally:
-            seen.append(ctx.cancelled)
-        await asyncio.sleep(60)
-
-    async with working(store, endless, grace=0.1) as at:
-        execution_id = at.enqueue(endless)
-        await at.ended(execution_id, "running")
-        started = time.monotonic()
-        at.worker.stop()
-        await at.task
-        assert time.monotonic() - started < 3
-    record = detail(store, execution_id)
-    assert (record.execution.status, record.execution.attempt) == ("queued", 1)
-    assert record.execution.reason == "drained"
-    assert record.attempts == ()
-
-
-async def test_a_thread_that_does_not_end_is_told_and_left_to_the_end_of_the_process(
-    store: Store,
-) -> None:
-    release = threading.Event()
-
-    @job(id="stuck")
-    def stuck(ctx: JobContext) -> None:
-        release.wait(10)
-
-    async with working(store, stuck, grace=0.1) as at:
-        execution_id = at.enqueue(stuck)
-        await at.ended(execution_id, "running")
-        at.worker.stop()
-        assert await at.task == [execution_id]
-        # The process would end now; here its thread must.
-        release.set()
-
-
-async def test_a_worker_that_was_given_up_drops_what_it_runs_and_ends(store: Store) -> None:
-    started = asyncio.Event()
-    ended: list[str] = []
-
-    @job(id="long")
-    async def long(ctx: JobContext) -> None:
-        started.set()
-        try:
-            await asyncio.sleep(60)
-        finally:
-            ended.append("long")
-
-    async with working(store, long, heartbeat=0.1) as at:
-        at.enqueue(long)
-        await started.wait()
-        run(store, "DELETE FROM netscript_workers WHERE id = :id", id=at.worker.id)
-        with pytest.raises(WorkerFencedError):
-            await at.task
-    assert ended == ["long"]
-
-
-async def test_what_a_dead_worker_left_is_queued_again_within_a_second(store: Store) -> None:
-    @job(id="quick")
-    async def quick(ctx: JobContext) -> None: ...
-
-    async with working(store, quick, topics=("other",)) as at:
-        dead = Hand(store, ["quick"])
-        line = Lifeline(folder(store.parsed_url), dead.id)
-        dead.register(lease=3600, lifeline=line.path)
-        execution_id = at.enqueue(quick)
-        assert dead.claim_one().id == execution_id
-        await asyncio.sleep(0.4)
-        assert detail(store, execution_id).execution.status == "running"
-        os.close(line.fileno())  # what the kernel does when the process dies
-        started = time.monotonic()
-        told = await at.ended(execution_id, "queued")
-        assert time.monotonic() - started < 1.0
-        assert told.execution.reason == "rescued"
 
 
 async def test_hundreds_are_drained_and_every_one_once(store: Store) -> None:

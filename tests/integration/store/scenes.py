@@ -8,24 +8,12 @@ from pathlib import Path
 
 from sqlalchemy import event
 
-from netscript_workers.store import admissions
 from netscript_workers.store.engine import Store
 
 
 def no_folder() -> Path:
     """Return where no lifelines are."""
     return Path("/nonexistent")
-
-
-def sweep(store: Store) -> int:
-    """Sweep all keys; return how much there was to repair."""
-    total, after = 0, ""
-    while True:
-        with store.begin() as conn:
-            repaired, after = admissions.sweep(conn, store.dialect, after)
-        total += repaired
-        if not after:
-            return total
 
 
 @contextmanager

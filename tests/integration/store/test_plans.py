@@ -10,8 +10,8 @@ from netscript_workers.domain import NewExecution
 from netscript_workers.store import admissions, claims, leases
 from netscript_workers.store.engine import Store
 from netscript_workers.store.retention import Retention, prune
-from tests.integration.store.scenes import no_folder, statements_of, sweep
-from tests.kit import Hand, ended, new, put, run
+from tests.integration.store.scenes import no_folder, statements_of
+from tests.kit import Hand, ended, new, put, run, sweep
 
 
 @pytest.fixture(autouse=True)

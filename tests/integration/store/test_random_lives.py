@@ -14,8 +14,8 @@ from netscript_workers.ids import new_id
 from netscript_workers.store import admissions, leases, retries
 from netscript_workers.store.engine import Store
 from netscript_workers.testing import ManualClock
-from tests.integration.store.scenes import no_folder, sweep
-from tests.kit import Hand, ended, new, put, rows, run, scalar
+from tests.integration.store.scenes import no_folder
+from tests.kit import Hand, ended, new, put, rows, run, scalar, sweep
 
 VERDICTS = [
     Verdict.COMPLETE,

@@ -14,8 +14,8 @@ from netscript_workers.store import leases, lifelines
 from netscript_workers.store.engine import Store
 from netscript_workers.store.lifelines import Life, Lifeline
 from netscript_workers.testing import ManualClock
-from tests.integration.store.scenes import no_folder, sweep
-from tests.kit import Hand, detail, ended, new, put, rows, run, scalar, status
+from tests.integration.store.scenes import no_folder
+from tests.kit import Hand, detail, ended, new, put, rows, run, scalar, status, sweep
 from tests.support import eventually
 
 # A worker that gives its lifeline to a child, which outlives it.

@@ -15,7 +15,7 @@ from tests.kit import Hand, ended, new, put, rows, run
 
 
 def stamp(store: Store, limit: int = 1000) -> int:
-    with store.begin() as conn:
+    with store.begin(lock_timeout=2.0) as conn:
         return changes.stamp(conn, store.dialect, limit=limit)
 
 

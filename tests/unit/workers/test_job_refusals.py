@@ -101,7 +101,7 @@ def test_an_option_that_this_version_would_not_keep_is_refused(options: dict[str
 def test_a_misspelt_option_names_the_one_that_was_meant() -> None:
     told = refusal_of(timout=5)
 
-    assert 'job "handler": there is no option "timout". Did you mean "timeout"?' == told
+    assert told == 'job "handler": there is no option "timout". Did you mean "timeout"?'
 
 
 def test_an_option_like_no_other_lists_those_there_are() -> None:

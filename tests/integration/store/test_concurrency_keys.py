@@ -9,7 +9,7 @@ from netscript_workers.domain import ClaimedExecution, Verdict
 from netscript_workers.store import admissions
 from netscript_workers.store.engine import Store
 from netscript_workers.testing import ManualClock
-from tests.kit import Hand, detail, ended, new, put, rows, run, scalar, status
+from tests.kit import Hand, detail, ended, new, put, rows, run, scalar, status, sweep
 
 
 def in_use(store: Store) -> dict[str, int]:
@@ -120,16 +120,6 @@ def test_idle_keys_leave_no_slot_behind(store: Store) -> None:
     hand.tick(*(ended(claim) for claim in hand.claim(50)))
     assert scalar(store, "SELECT count(*) FROM netscript_concurrency_slots") == 0
     assert scalar(store, "SELECT count(*) FROM netscript_admissions") == 0
-
-
-def sweep(store: Store) -> int:
-    total, after = 0, ""
-    while True:
-        with store.begin() as conn:
-            repaired, after = admissions.sweep(conn, store.dialect, after)
-        total += repaired
-        if not after:
-            return total
 
 
 def test_the_sweep_frees_the_slot_of_a_holder_that_is_gone(store: Store) -> None:

@@ -1,0 +1,71 @@
+"""A real worker in the test's own loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from netscript_workers import JobDefinition, enqueue_job
+from netscript_workers.actions import Cause, resolve
+from netscript_workers.domain import TriggeredBy
+from netscript_workers.pump import WorkerOptions
+from netscript_workers.records import ExecutionDetail
+from netscript_workers.store.definitions import StoredCatalog
+from netscript_workers.store.engine import Store
+from netscript_workers.store.wake import make_bell
+from netscript_workers.worker import Worker
+from tests.kit import detail, put, scalar
+from tests.support import eventually_async
+
+
+class Running:
+    """A worker that runs in this loop."""
+
+    def __init__(self, store: Store, worker: Worker, task: asyncio.Task[list[str]]) -> None:
+        self.store, self.worker, self.task = store, worker, task
+
+    async def run(
+        self, definition: JobDefinition[Any, Any], payload: Any = None, **options: Any
+    ) -> ExecutionDetail:
+        """Enqueue a job and wait for its end."""
+        return await self.ended(self.enqueue(definition, payload, **options))
+
+    def enqueue(
+        self, definition: JobDefinition[Any, Any], payload: Any = None, **options: Any
+    ) -> str:
+        action = enqueue_job(definition, payload, **options)
+        execution = resolve(action, None, Cause(triggered_by=TriggeredBy.API))
+        (told,) = put(self.store, execution)
+        bell = make_bell(self.store.parsed_url)
+        bell.ring()
+        bell.close()
+        return told.execution_id
+
+    async def ended(self, execution_id: str, *statuses: str) -> ExecutionDetail:
+        wanted = statuses or ("completed", "failed", "cancelled")
+
+        def look() -> ExecutionDetail | None:
+            found = detail(self.store, execution_id)
+            return found if found.execution.status in wanted else None
+
+        found = await eventually_async(look, what=f"{execution_id} being {wanted}")
+        assert found is not None
+        return found
+
+
+@contextlib.asynccontextmanager
+async def working(
+    store: Store, *jobs: JobDefinition[Any, Any], **options: Any
+) -> AsyncGenerator[Running]:
+    known = {one.id: one for one in jobs}
+    options = {"concurrency": 10, "grace": 2.0, **options}
+    worker = Worker(store, known, WorkerOptions(**options), StoredCatalog(store, known))
+    task = asyncio.create_task(worker.run())
+    await eventually_async(lambda: scalar(store, "SELECT count(*) FROM netscript_workers"))
+    try:
+        yield Running(store, worker, task)
+    finally:
+        worker.stop()
+        await asyncio.gather(task, return_exceptions=True)
