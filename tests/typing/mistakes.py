@@ -1,0 +1,71 @@
+"""What users must be told. Every marked line is refused by both checkers, and no other."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from netscript_triggers import WebhookEvent, define_webhook, webhook
+from netscript_workers import JobContext, Retry, define_job_handler, enqueue_job, job
+from netscript_workers.testing import run_job
+
+
+class Payment(BaseModel):
+    order_id: str
+
+
+class Mail(BaseModel):
+    to: str
+
+
+def count(word: str) -> int:
+    return len(word)
+
+
+@job(id="pay")
+async def pay(ctx: JobContext[Payment]) -> str:
+    print(ctx.payload.to)  # refused
+    print(ctx.attempts)  # refused
+    await ctx.step("count", count, 5)  # refused
+    await ctx.step("count")  # refused
+    length: str = await ctx.step("count", count, "a")  # refused
+    await ctx.report_progress("half")  # refused
+    return length
+
+
+async def handler(ctx: JobContext[Payment]) -> None: ...
+
+
+def no_context() -> None: ...
+
+
+enqueue_job(pay, Mail(to="a"))  # refused
+enqueue_job(pay, 5)  # refused
+enqueue_job(pay, Payment(order_id="a"), idempotency_keys="a")  # refused
+enqueue_job(pay, Payment(order_id="a"), priority="high")  # refused
+enqueue_job(pay, Payment(order_id="a"), idempotency="twice")  # refused
+run_job(pay, Mail(to="a"))  # refused
+
+define_job_handler(handler, topics="a")  # refused
+define_job_handler(handler, timeout="1m")  # refused
+define_job_handler(no_context)  # refused
+job(retries=3)  # refused
+Retry(max_attempt=3)  # refused
+Retry(backoff="quadratic")  # refused
+
+
+def fine(event: WebhookEvent) -> None: ...
+
+
+def numbers(event: WebhookEvent) -> list[int]:
+    return [1]
+
+
+define_webhook(fine, id="a", path="/a")  # refused
+define_webhook(fine, id="a", verifier="hmac-sha256")  # refused
+define_webhook(fine, path="/a", verifier="hmac-sha256")  # refused
+define_webhook(fine, id="a", path="/a", verifier="hmac-sha256", secret="x")  # refused
+define_webhook(fine, id="a", path="/a", verifier="hmac-sha256", dispatch="later")  # refused
+define_webhook(fine, id="a", path="/a", verifier=5)  # refused
+define_webhook(numbers, id="a", path="/a", verifier="hmac-sha256")  # refused
+webhook(id="a", path="/a", verifier="hmac-sha256", retry=3)  # refused
+pay.topic = "other"  # refused
