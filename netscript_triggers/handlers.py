@@ -104,7 +104,7 @@ def arguments_of(
     return (event, TriggerContext(trigger=trigger, log=logger))
 
 
-def actions_of(trigger: WebhookDefinition[Any], returned: Any) -> tuple[EnqueueJob[Any], ...]:
+def actions_of(trigger: WebhookDefinition[Any], returned: object) -> tuple[EnqueueJob[Any], ...]:
     """Return the actions that a handler gave back as a tuple.
 
     Raises:
@@ -113,7 +113,7 @@ def actions_of(trigger: WebhookDefinition[Any], returned: Any) -> tuple[EnqueueJ
     if returned is None:
         return ()
     many = isinstance(returned, Iterable) and not isinstance(returned, (str, bytes, Mapping))
-    given: tuple[Any, ...] = tuple(cast("Iterable[Any]", returned)) if many else (returned,)
+    given = [*cast("Iterable[object]", returned)] if many else [returned]
     for action in given:
         if not isinstance(action, EnqueueJob):
             raise ConfigurationError(
@@ -121,4 +121,4 @@ def actions_of(trigger: WebhookDefinition[Any], returned: Any) -> tuple[EnqueueJ
                 "which is no action.",
                 hint="Return enqueue_job(...) actions: a list of them, one, or None.",
             )
-    return given
+    return tuple(cast("list[EnqueueJob[Any]]", given))

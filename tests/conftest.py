@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import psycopg
@@ -112,7 +112,7 @@ def empty_postgres_url(postgres_admin: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _database(admin: str, template: str = "template1") -> Iterator[str]:
+def _database(admin: str, template: str = "template1") -> Generator[str]:
     name = f"netscript_test_{uuid.uuid4().hex[:16]}"
     with psycopg.connect(admin, autocommit=True) as conn:
         conn.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'.encode())

@@ -173,11 +173,12 @@ def test_a_ring_after_the_listener_was_cut_is_made_up_for_by_a_look(postgres_url
     bell = make_bell(store.parsed_url)
     with listening(store) as waiter:
         assert cut(postgres_url, "LISTEN%") == 1
+        ear: Any = waiter._ear
         started = time.monotonic()
         assert waiter.wait(LONG)  # the cut itself says: look
         assert time.monotonic() - started < 2.0
+        eventually(lambda: waiter.wait(0.05) and ear._raw is None, what="the cut to be seen")
         bell.ring()  # nobody listens now
-        ear: Any = waiter._ear
         eventually(lambda: time.monotonic() > ear._retry_at, what="the time to try again")
         started = time.monotonic()
         assert waiter.wait(LONG)  # listening again, and looking at once
