@@ -112,8 +112,9 @@ def actions_of(trigger: WebhookDefinition[Any], returned: object) -> tuple[Enque
     """
     if returned is None:
         return ()
-    many = isinstance(returned, Iterable) and not isinstance(returned, (str, bytes, Mapping))
-    given = [*cast("Iterable[object]", returned)] if many else [returned]
+    given: list[object] = [returned]
+    if isinstance(returned, Iterable) and not isinstance(returned, (str, bytes, Mapping)):
+        given = list(cast("Iterable[object]", returned))
     for action in given:
         if not isinstance(action, EnqueueJob):
             raise ConfigurationError(
