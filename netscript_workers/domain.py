@@ -47,6 +47,7 @@ class Reason(StrEnum):
     CONCURRENCY_KEY = "concurrency key"
     DRAINED = "drained"
     RESCUED = "rescued"
+    NO_WORKER = "no live worker knows the job"
 
 
 class TriggeredBy(StrEnum):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from netscript_workers.store import admissions, leases, lifelines
+from netscript_workers.store import admissions, leases, lifelines, parking
 from netscript_workers.store.engine import Store
 from netscript_workers.store.retention import CHUNK, Retention, prune
 
@@ -24,6 +24,9 @@ _LOOK_SECONDS = 0.25
 _RESCUE_SECONDS = 5.0
 _SWEEP_SECONDS = 10.0
 _PRUNE_SECONDS = 60.0
+_PARK_SECONDS = 5.0
+# A claim that found nothing where something was ready asks for a look; not more often than this.
+_PARK_AT_ONCE_SECONDS = 1.0
 
 
 class Maintenance:
@@ -36,6 +39,7 @@ class Maintenance:
         *,
         lifeline: Path,
         retention: Retention,
+        strangers: threading.Event,
         on_rescued: Callable[[], None],
     ) -> None:
         """Prepare; `start()` starts the thread.
@@ -45,6 +49,8 @@ class Maintenance:
             worker_id: Who does it.
             lifeline: The worker's own lifeline; its folder shows who of this host has died.
             retention: How long finished work is kept.
+            strangers: Is set by a claim that left ready executions: perhaps nobody knows
+                their jobs.
             on_rescued: Called when there is work again.
         """
         self._store = store
@@ -53,6 +59,7 @@ class Maintenance:
         self._retention = retention
         self._on_rescued = on_rescued
         self._stopped = threading.Event()
+        self._strangers = strangers
         self._swept_to = ""
         self._thread = threading.Thread(target=self._run, name="netscript-maintenance", daemon=True)
 
@@ -69,6 +76,7 @@ class Maintenance:
     def _run(self) -> None:
         now = time.monotonic()
         rescue_at = now
+        parked_at = now - _PARK_SECONDS  # what this worker knows comes back at once
         sweep_at = now + _spread(_SWEEP_SECONDS)
         prune_at = now + _spread(_PRUNE_SECONDS)
         while True:
@@ -76,6 +84,11 @@ class Maintenance:
             if now >= rescue_at or self._somebody_died():
                 self._safely(self.rescue)
                 rescue_at = now + _spread(_RESCUE_SECONDS)
+            wait = _PARK_AT_ONCE_SECONDS if self._strangers.is_set() else _PARK_SECONDS
+            if now >= parked_at + wait:
+                self._strangers.clear()
+                self._safely(self.park)
+                parked_at = now
             if now >= sweep_at:
                 self._safely(self.sweep)
                 sweep_at = now + _spread(_SWEEP_SECONDS)
@@ -115,6 +128,15 @@ class Maintenance:
             logger.warning("repaired %d concurrency slots that had drifted", repaired)
             self._on_rescued()
         return bool(repaired)
+
+    def park(self) -> bool:
+        """Put aside executions of jobs that no worker knows, bring back those that one knows."""
+        parked = parking.park(self._store)
+        if parked:
+            logger.warning("no live worker knows the jobs of %d executions", parked)
+        if parking.unpark(self._store):
+            self._on_rescued()
+        return bool(parked)
 
     def prune(self) -> bool:
         """Forget a chunk of old work; tell whether there is likely more."""

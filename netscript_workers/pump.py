@@ -86,7 +86,11 @@ class Pump:
         bell: Bell,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        """Prepare; set `runner`, then `start()`."""
+        """Prepare; set `runner`, then `start()`.
+
+        `strangers` is set when something was ready and nothing of it could be claimed.
+        """
+        self.strangers = threading.Event()
         self._store = store
         self._worker_id = worker_id
         self._concurrency = options.concurrency
@@ -241,10 +245,12 @@ class Pump:
         work.slots = free if self._claiming else 0
         work.look = self._look and work.slots > 0
         wait = _POLL_SECONDS * random.uniform(0.8, 1.0)  # noqa: S311 - spread, not secrecy
+        ready = False
         if not work.has_results:
             if not work.look:
                 return wait
             found = self._probe()
+            ready = found.ready
             self._look = False
             if not (found.ready or found.notes or found.is_due):
                 return wait if found.due_in is None else min(wait, found.due_in)
@@ -253,6 +259,8 @@ class Pump:
         done = self._ticker.run(work)
         self._running -= ended
         self._running |= {claim.id for claim in done.claimed}
+        if ready and not done.claimed:
+            self.strangers.set()
         self._loop.call_soon_threadsafe(self._deliver, done, held)
         if done.others:
             self._bell.ring()

@@ -97,6 +97,7 @@ class Worker:
             self.id,
             lifeline=lifeline.path,
             retention=self._options.retention,
+            strangers=pump.strangers,
             on_rescued=pump.look,
         )
         pump.start()

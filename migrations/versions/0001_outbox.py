@@ -183,6 +183,7 @@ def upgrade() -> None:
         sa.Column("progress_message", sa.Text(), nullable=True),
         sa.Column("sort_at", sa.BigInteger(), nullable=False),
         sa.Column("holds_key", sa.Boolean(), nullable=False),
+        sa.Column("parked", sa.Boolean(), nullable=False),
         sa.Column("cancel_requested", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
@@ -207,8 +208,16 @@ def upgrade() -> None:
         "netscript_executions",
         ["topic", "sort_at", "id"],
         unique=False,
-        sqlite_where=sa.text("status = 'queued'"),
-        postgresql_where=sa.text("status = 'queued'"),
+        sqlite_where=sa.text("status = 'queued' AND NOT parked"),
+        postgresql_where=sa.text("status = 'queued' AND NOT parked"),
+    )
+    op.create_index(
+        "netscript_executions_parked",
+        "netscript_executions",
+        ["job_id", "id"],
+        unique=False,
+        sqlite_where=sa.text("parked"),
+        postgresql_where=sa.text("parked"),
     )
     op.create_index(
         "netscript_executions_running",

@@ -29,13 +29,18 @@ class TopicRotation:
 
     def next_order(self, conn: Connection) -> list[str]:
         """Return the topics that have ready executions, a different one first each time."""
-        found = [name for name in conn.execute(_TOPICS).scalars() if name is not None]
+        found = ready_topics(conn)
         serving = found if self._only is None else [name for name in found if name in self._only]
         if not serving:
             return []
         self._turn += 1
         start = self._turn % len(serving)
         return serving[start:] + serving[:start]
+
+
+def ready_topics(conn: Connection) -> list[str]:
+    """Return the topics that have ready executions."""
+    return [name for name in conn.execute(_TOPICS).scalars() if name is not None]
 
 
 def claim(
@@ -131,11 +136,12 @@ def next_due(conn: Connection) -> int | None:
 _TOPICS = text(
     """
     WITH RECURSIVE t(topic) AS (
-        SELECT (SELECT topic FROM netscript_executions WHERE status = 'queued'
+        SELECT (SELECT topic FROM netscript_executions WHERE status = 'queued' AND NOT parked
                 ORDER BY topic LIMIT 1)
         UNION ALL
         SELECT (SELECT e.topic FROM netscript_executions e
-                WHERE e.status = 'queued' AND e.topic > t.topic ORDER BY e.topic LIMIT 1)
+                WHERE e.status = 'queued' AND NOT e.parked AND e.topic > t.topic
+                ORDER BY e.topic LIMIT 1)
         FROM t WHERE t.topic IS NOT NULL)
     SELECT topic FROM t
     """
@@ -145,7 +151,8 @@ _NEXT_DUE = text(
 )
 _PROBE = text(
     """
-    SELECT EXISTS (SELECT 1 FROM netscript_executions WHERE status = 'queued') AS ready,
+    SELECT EXISTS (
+            SELECT 1 FROM netscript_executions WHERE status = 'queued' AND NOT parked) AS ready,
         EXISTS (SELECT 1 FROM netscript_admissions) AS notes,
         (SELECT run_at FROM netscript_executions WHERE status = 'scheduled'
          ORDER BY run_at LIMIT 1) AS next_due

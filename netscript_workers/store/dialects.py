@@ -76,8 +76,8 @@ CLAIMED_COLUMNS = (
 
 _READY = """
     SELECT id FROM netscript_executions
-    WHERE status = 'queued' AND topic = :topic
-      AND job_id IN {jobs}
+    WHERE status = 'queued' AND NOT parked AND topic = :topic
+      AND {known}
       AND NOT EXISTS (SELECT 1 FROM netscript_topics t WHERE t.name = :topic AND t.paused)
     ORDER BY sort_at, id LIMIT :slots"""
 
@@ -149,7 +149,7 @@ _SQLITE_CLAIM = text(
     f"""
     UPDATE netscript_executions
     SET status = 'running', token = :token, worker_id = :worker, started_at = :now, reason = NULL
-    WHERE id IN ({_READY.format(jobs="(SELECT value FROM json_each(:jobs))")})
+    WHERE id IN ({_READY.format(known="job_id IN (SELECT value FROM json_each(:jobs))")})
     RETURNING {CLAIMED_COLUMNS}
     """
 )
@@ -248,12 +248,13 @@ def _pg_insert(table: Table, columns: tuple[str, ...]) -> TextClause:
 
 _PG_TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))")
 
+# An array is a filter on the index scan. A subquery would be a join, and after a join all that is
+# ready would have to be sorted.
+_PG_KNOWN = "job_id = ANY (ARRAY(SELECT json_array_elements_text(CAST(:jobs AS json))))"
+
 _PG_CLAIM = text(
     f"""
-    WITH ready AS MATERIALIZED ({
-        _READY.format(jobs="(SELECT json_array_elements_text(CAST(:jobs AS json)))")
-    }
-    FOR UPDATE SKIP LOCKED)
+    WITH ready AS MATERIALIZED ({_READY.format(known=_PG_KNOWN)} FOR UPDATE SKIP LOCKED)
     UPDATE netscript_executions e
     SET status = 'running', token = nextval('netscript_claim_token'), worker_id = :worker,
         started_at = :now, reason = NULL

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # Longer than any transaction of ours; a user's own long one makes the others wait, not fail.
 SQLITE_BUSY_SECONDS = 30.0
 _CLOCK_CHECK_SECONDS = 1.0
+# Every statement of ours is made for an index. A plan that was made and kept while a table was
+# nearly empty would read all of it when it no longer is.
+_INDEXES_ONLY = "-c enable_seqscan=off -c enable_bitmapscan=off -c enable_hashjoin=off"
 
 
 def parse_url(url: str) -> URL:
@@ -212,7 +215,11 @@ class Store:
                 # A server that was restarted must not cost anybody a 503.
                 pool_pre_ping=True,
                 hide_parameters=True,  # an error must not carry a payload into a log
-                connect_args={"connect_timeout": 5, "application_name": "netscript"},
+                connect_args={
+                    "connect_timeout": 5,
+                    "application_name": "netscript",
+                    "options": _INDEXES_ONLY,
+                },
             )
             event.listen(engine, "connect", _read_ids_as_text)
             return engine

@@ -168,6 +168,7 @@ def execution_row(new: NewExecution, now: int) -> dict[str, Any]:
         "reason": None if reason is None else reason.value,
         "sort_at": run_at - new.priority * PRIORITY_STEP,
         "holds_key": False,
+        "parked": False,
         "cancel_requested": False,
     }
 

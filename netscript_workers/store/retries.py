@@ -83,9 +83,10 @@ _CHANGED = {
 _MOVE = text(
     f"""
     INSERT INTO netscript_executions
-        ({", ".join(COMMON)}, sort_at, holds_key, cancel_requested)
+        ({", ".join(COMMON)}, sort_at, holds_key, parked, cancel_requested)
     SELECT {", ".join(_CHANGED.get(name, name) for name in COMMON)},
-        :now - priority * CAST(:step AS bigint), CAST(:no AS boolean), CAST(:no AS boolean)
+        :now - priority * CAST(:step AS bigint), CAST(:no AS boolean), CAST(:no AS boolean),
+        CAST(:no AS boolean)
     FROM netscript_execution_history WHERE id = :id
     """
 )

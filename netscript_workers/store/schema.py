@@ -91,9 +91,18 @@ executions = Table(
     # first, and makes nobody wait for ever. See docs of PRIORITY_STEP.
     Column("sort_at", Micros, nullable=False),
     Column("holds_key", Boolean, nullable=False),
+    # Queued, but put aside because no worker on the list knows the job.
+    Column("parked", Boolean, nullable=False),
     Column("cancel_requested", Boolean, nullable=False),
     # No other index without a measurement, and no column here that a heartbeat touches.
-    partial_index(f"{PREFIX}executions_ready", "topic", "sort_at", "id", where="status = 'queued'"),
+    partial_index(
+        f"{PREFIX}executions_ready",
+        "topic",
+        "sort_at",
+        "id",
+        where="status = 'queued' AND NOT parked",
+    ),
+    partial_index(f"{PREFIX}executions_parked", "job_id", "id", where="parked"),
     partial_index(f"{PREFIX}executions_due", "run_at", "id", where="status = 'scheduled'"),
     partial_index(
         f"{PREFIX}executions_blocked", "concurrency_key", "id", where="status = 'blocked'"

@@ -121,3 +121,21 @@ async def test_what_a_dead_worker_left_is_queued_again_within_a_second(store: St
         told = await at.ended(execution_id, "queued")
         assert time.monotonic() - started < 1.0
         assert told.execution.reason == "rescued"
+
+
+async def test_strangers_are_put_aside_and_come_back_with_a_worker_that_knows_them(
+    store: Store,
+) -> None:
+    @job(id="known")
+    async def known(ctx: JobContext) -> None: ...
+
+    @job(id="strange")
+    async def strange(ctx: JobContext) -> str:
+        return "found"
+
+    async with working(store, known) as at:
+        execution_id = at.enqueue(strange)
+        parked = "SELECT count(*) FROM netscript_executions WHERE parked"
+        await eventually_async(lambda: scalar(store, parked) == 1)
+        async with working(store, strange) as newcomer:
+            assert (await newcomer.ended(execution_id)).execution.result == "found"

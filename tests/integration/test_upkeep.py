@@ -85,6 +85,7 @@ def upkeep(store: Store, place: Path) -> tuple[Maintenance, list[str]]:
         new().id,
         lifeline=place / "own.lock",
         retention=Retention(completed=0.0, failed=0.0),
+        strangers=threading.Event(),
         on_rescued=lambda: rung.append("look"),
     )
     return maintenance, rung
