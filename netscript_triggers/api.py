@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 
 from netscript_triggers.definitions import WebhookDefinition
 from netscript_triggers.events import EventStatus
 from netscript_triggers.records import EventDetail
 from netscript_triggers.store import queries
 from netscript_workers.api.answers import Answer
-from netscript_workers.api.routes import Given, Limit, Text
+from netscript_workers.api.routes import Given, Limit, Offset, Text
 from netscript_workers.errors import TriggerNotFoundError
 from netscript_workers.records import plain
 
@@ -22,7 +22,7 @@ def routes(triggers: Mapping[str, WebhookDefinition[Any]]) -> APIRouter:
     api = APIRouter(prefix="/api/v1")
 
     @api.get("/triggers", tags=["triggers"])
-    def list_triggers(limit: Limit = 50, offset: Annotated[int, Query(ge=0)] = 0) -> Answer:
+    def list_triggers(limit: Limit = 50, offset: Offset = 0) -> Answer:
         """List the triggers of this server."""
         shown = [_trigger(trigger) for trigger in triggers.values()]
         page = shown[offset : offset + limit]

@@ -151,6 +151,7 @@ def run_server(
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             date_header=False,
             lifespan="on",
             timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout)),

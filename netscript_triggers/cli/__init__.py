@@ -9,7 +9,7 @@ import typer
 
 from netscript_triggers.cli import database, executions, jobs, run
 from netscript_triggers.cli.output import complain
-from netscript_workers.errors import NetscriptError
+from netscript_workers.errors import NetscriptError, StoreUnavailableError
 
 app = typer.Typer(
     name="netscript",
@@ -55,3 +55,10 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        if not type(error).__module__.startswith("sqlalchemy."):
+            raise
+        # The class alone: a driver's message may carry a statement's values.
+        cause = type(getattr(error, "orig", None) or error).__name__
+        complain(StoreUnavailableError(f"The database does not answer ({cause})."))
+        sys.exit(1)

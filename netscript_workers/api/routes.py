@@ -45,6 +45,7 @@ def services(request: Request) -> Services:
 
 Given = Annotated[Services, Depends(services)]
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT)]
+Offset = Annotated[int, Query(ge=0, le=1_000_000_000)]
 Text = Annotated[str | None, Query(min_length=1, max_length=512)]
 
 health = APIRouter(tags=["health"])
@@ -77,7 +78,7 @@ def get_readiness(given: Given) -> Response:
 
 
 @api.get("/jobs", tags=["jobs"])
-def list_jobs(given: Given, limit: Limit = 50, offset: Annotated[int, Query(ge=0)] = 0) -> Answer:
+def list_jobs(given: Given, limit: Limit = 50, offset: Offset = 0) -> Answer:
     """List the jobs that processes have registered."""
     with given.store.read() as conn:
         jobs, total = definitions.list_jobs(conn, limit=limit, offset=offset)

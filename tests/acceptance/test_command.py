@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from netscript_workers.store.engine import Store
-from tests.kit import scalar
+from tests.kit import run, scalar
 from tests.support import (
     ROOT,
     Process,
@@ -228,6 +228,16 @@ def test_a_stuck_thread_does_not_keep_the_process(project: Path, sqlite_url: str
         trigger(project, sqlite_url, "stuck")
         eventually(lambda: running(sqlite_url))
         assert process.terminate(10) == 0
+
+
+def test_a_database_that_fails_is_a_sentence(project: Path, sqlite_url: str) -> None:
+    store = Store(sqlite_url)
+    run(store, "DROP TABLE netscript_execution_history")
+    store.dispose()
+    env = {"NETSCRIPT_DATABASE_URL": sqlite_url}
+    done = netscript("executions", "list", cwd=project, env=env)
+    assert done.returncode == 1
+    assert done.stderr == "netscript: The database does not answer (OperationalError).\n"
 
 
 def test_a_project_without_jobs_is_refused(tmp_path: Path, sqlite_url: str) -> None:

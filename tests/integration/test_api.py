@@ -313,6 +313,12 @@ async def test_a_list_that_cannot_be_meant_is_a_clear_4xx(
         assert answer.headers["content-type"] == "application/problem+json"
 
 
+async def test_an_offset_beyond_all_reason_is_422(api: httpx.AsyncClient) -> None:
+    for path in (f"{BASE}/jobs", "/api/v1/triggers"):
+        for offset in ("-1", "9" * 30):
+            problem(await api.get(path, params={"offset": offset}), 422, "invalid")
+
+
 async def test_the_whole_record_has_attempts_steps_and_logs(
     store: Store, api: httpx.AsyncClient
 ) -> None:
