@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,9 +72,15 @@ def run_job(
 
     Raises:
         PayloadInvalidError: The job refuses the payload.
-        RuntimeError: It was called inside a running event loop; use `await arun_job(...)`.
     """
-    return asyncio.run(arun_job(job, payload, attempt=attempt, steps=steps))
+    work = arun_job(job, payload, attempt=attempt, steps=steps)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    # An async test has a loop of its own, which can't run a second one inside.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
 
 
 async def arun_job(

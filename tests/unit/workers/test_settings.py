@@ -1,0 +1,120 @@
+"""Settings: where they come from, and what is said where they can't be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from netscript_workers.errors import ConfigurationError
+from netscript_workers.settings import Settings, SettingsWarning
+
+
+def test_flags_win_over_the_environment_over_the_file_over_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Settings.load(tmp_path).port == 8091
+    (tmp_path / "pyproject.toml").write_text("[tool.netscript]\nport = 1\n")
+    assert Settings.load(tmp_path).port == 1
+    (tmp_path / "netscript.toml").write_text("port = 2\nconcurrency = 7\n")
+    assert Settings.load(tmp_path).port == 2
+    assert Settings.load(tmp_path).concurrency == 7
+    monkeypatch.setenv("NETSCRIPT_PORT", "3")
+    monkeypatch.setenv("WORKERS_CONCURRENCY", "8")
+    assert Settings.load(tmp_path).port == 3
+    assert Settings.load(tmp_path).concurrency == 8
+    assert Settings.load(tmp_path, port=4, concurrency=9, host=None).port == 4
+    assert Settings.load(tmp_path, concurrency=9).concurrency == 9
+    monkeypatch.setenv("NETSCRIPT_PORT", "")
+    assert Settings.load(tmp_path).port == 2
+
+
+def test_a_relative_sqlite_file_lies_in_the_project(tmp_path: Path) -> None:
+    assert Settings.load(tmp_path).url == f"sqlite:///{tmp_path / 'netscript.db'}"
+    (tmp_path / "netscript.toml").write_text('database_url = "sqlite:////data/x.db"\n')
+    assert Settings.load(tmp_path).url == "sqlite:////data/x.db"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("NETSCRIPT_PORT", "x", "NETSCRIPT_PORT: 'x' can't be used"),
+        ("NETSCRIPT_PORT", "70000", "NETSCRIPT_PORT: '70000' can't be used"),
+        ("WORKERS_CONCURRENCY", "0", "WORKERS_CONCURRENCY: '0' can't be used"),
+        ("NETSCRIPT_HOST", "0.0.0.0", "binds to loopback only"),
+        ("NETSCRIPT_QUEUE_PROVIDER", "deno-kv", "belongs to the Deno edition"),
+        ("NETSCRIPT_QUEUE_PROVIDER", "redis", "is not available in this version"),
+        ("NETSCRIPT_QUEUE_PROVIDER", "kafka", "'auto', 'sql' or 'postgres'"),
+        ("NETSCRIPT_RUNTIME", "worker-process", "is not available in this version"),
+        ("NETSCRIPT_TOPICS", "payments:10", "a limit for a topic"),
+        ("NETSCRIPT_RETENTION_DAYS", "a", "NETSCRIPT_RETENTION_DAYS"),
+        ("NETSCRIPT_RETENTION_DAYS", "1,2,3", "NETSCRIPT_RETENTION_DAYS"),
+        ("NETSCRIPT_LEASE_SECONDS", "10", "at least three times heartbeat_seconds=5"),
+        ("NETSCRIPT_IDEMPOTENCY_HOURS", "0", "NETSCRIPT_IDEMPOTENCY_HOURS"),
+    ],
+)
+def test_a_value_that_cannot_be_used_names_its_variable_and_what_is_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, told: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigurationError) as refusal:
+        Settings.load(tmp_path)
+    assert told in str(refusal.value)
+
+
+def test_a_flag_and_a_file_are_named_as_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"--port: 'x' can't be used"):
+        Settings.load(tmp_path, port="x")
+    (tmp_path / "netscript.toml").write_text("port = 'x'\n")
+    with pytest.raises(ConfigurationError, match=r"netscript.toml, port: 'x' can't be used"):
+        Settings.load(tmp_path)
+
+
+def test_tokens_are_refused_without_repeating_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NETSCRIPT_API_TOKENS", "geheim")
+    with pytest.raises(ConfigurationError) as refusal:
+        Settings.load(tmp_path)
+    assert "NETSCRIPT_API_TOKENS: the value given can't be used" in str(refusal.value)
+    assert "geheim" not in str(refusal.value)
+
+
+def test_secrets_are_not_shown(tmp_path: Path) -> None:
+    settings = Settings.load(tmp_path, database_url="postgresql://u:geheim@h/d")
+    assert "geheim" not in repr(settings)
+    assert settings.url == "postgresql://u:geheim@h/d"
+
+
+def test_a_slip_is_told_with_what_was_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netscript.toml").write_text("prot = 1\n")
+    with pytest.raises(ConfigurationError, match=r'no setting "prot"\. Did you mean "port"'):
+        Settings.load(tmp_path)
+    (tmp_path / "netscript.toml").write_text("port = \n")
+    with pytest.raises(ConfigurationError, match=r"netscript\.toml can't be read"):
+        Settings.load(tmp_path)
+    (tmp_path / "netscript.toml").unlink()
+    monkeypatch.setenv("NETSCRIPT_DATABSE_URL", "x")
+    monkeypatch.setenv("NETSCRIPT_WEBHOOK_SECRET_OF_MINE", "x")
+    with pytest.warns(SettingsWarning, match="Did you mean NETSCRIPT_DATABASE_URL"):
+        Settings.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("3", (3.0, 90.0)), ("3,30", (3.0, 30.0)), (" 0.5 , 1 ", (0.5, 1.0)), (4, (4.0, 90.0))],
+)
+def test_retention_takes_one_number_or_two(
+    tmp_path: Path, given: Any, kept: tuple[float, float]
+) -> None:
+    assert Settings.load(tmp_path, retention_days=given).retention_days == kept
+
+
+def test_topics_are_a_list_of_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NETSCRIPT_TOPICS", "payments, mails,")
+    assert Settings.load(tmp_path).topics == ("payments", "mails")
+    monkeypatch.setenv("NETSCRIPT_TOPICS", " , ")
+    assert Settings.load(tmp_path).topics is None
