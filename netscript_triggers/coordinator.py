@@ -15,7 +15,7 @@ from netscript_triggers.events import EventStatus, WebhookEvent
 from netscript_triggers.handlers import Handlers
 from netscript_triggers.records import Accepted
 from netscript_triggers.store import inbox
-from netscript_triggers.store.inbox import Ending, NewEvent
+from netscript_triggers.store.inbox import Disposition, Known, NewEvent
 from netscript_workers.actions import Cause, EnqueueJob, JobCatalog, resolve
 from netscript_workers.clock import SYSTEM_CLOCK, from_micros
 from netscript_workers.domain import NewExecution, TriggeredBy
@@ -59,7 +59,7 @@ class Delivery:
 
 
 class Coordinator:
-    """Takes deliveries. Its methods run on the server's loop; the database has its own threads."""
+    """Takes deliveries on the server's loop; what waits for the database waits in threads."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Coordinator:
         *,
         on_pending: Callable[[], None] = lambda: None,
     ) -> None:
-        """Prepare; `start()` starts it.
+        """Prepare; `start()` starts it. `conflicts` counts keys that came with other content.
 
         Args:
             store: Where duplicates are looked up.
@@ -84,8 +84,8 @@ class Coordinator:
         self._handlers = handlers
         self._catalog = catalog
         self._on_pending = on_pending
-        self._lookup: Gatherer[Name, Accepted | None] = Gatherer("netscript-lookup", self._find)
-        self._under_way: dict[Name, asyncio.Future[Accepted]] = {}
+        self._lookup: Gatherer[Name, Known | None] = Gatherer("netscript-lookup", self._find)
+        self._under_way: dict[Name, tuple[asyncio.Future[Accepted], str]] = {}
         self.conflicts = 0
 
     def start(self) -> None:
@@ -107,12 +107,18 @@ class Coordinator:
         name = (f"trigger:{delivery.trigger.id}", delivery.key)
         first = self._under_way.get(name)
         if first is not None:
-            return _again(await asyncio.shield(first))
+            future, fingerprint = first
+            self._compare(delivery, fingerprint)
+            return _again(await asyncio.shield(future))
         mine: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
-        self._under_way[name] = mine
+        self._under_way[name] = (mine, delivery.fingerprint)
         try:
             known = await self._lookup.call(name)
-            accepted = known or await self._accept_new(delivery, name)
+            if known is None:
+                accepted = await self._accept_new(delivery, name)
+            else:
+                self._compare(delivery, known.fingerprint)
+                accepted = known.accepted
         except BaseException as error:
             failure = error if isinstance(error, Exception) else StoreUnavailableError()
             mine.set_exception(failure)
@@ -124,7 +130,16 @@ class Coordinator:
         finally:
             del self._under_way[name]
 
-    def _find(self, names: list[Name]) -> list[Accepted | BaseException | None]:
+    def _compare(self, delivery: Delivery, fingerprint: str) -> None:
+        """Look whether a key came again with another body; the first body is kept."""
+        if fingerprint != delivery.fingerprint:
+            self._count_conflict(delivery)
+
+    def _count_conflict(self, delivery: Delivery) -> None:
+        self.conflicts += 1
+        logger.warning("trigger %s: a key came again with another body", delivery.trigger.id)
+
+    def _find(self, names: list[Name]) -> list[Known | BaseException | None]:
         try:
             with self._store.read() as conn:
                 now = self._store.now(conn)
@@ -140,28 +155,28 @@ class Coordinator:
     async def _accept_new(self, delivery: Delivery, name: Name | None) -> Accepted:
         event = _event(delivery)
         guard = None if name is None else Key(*name, delivery.fingerprint, event.id)
-        executions, ending = await self._handle(delivery, event)
+        executions, disposition = await self._handle(delivery, event)
         try:
-            return await self._store_event(delivery, event, guard, executions, ending)
+            return await self._store_event(delivery, event, guard, executions, disposition)
         except PayloadInvalidError as error:
             if not executions:
                 raise
             # The database refuses one of the actions: the event is kept without any of them.
-            dead = Ending(status=EventStatus.DEAD, error=str(error))
+            dead = Disposition(status=EventStatus.DEAD, error=str(error))
             return await self._store_event(delivery, event, guard, (), dead)
 
     async def _handle(
         self, delivery: Delivery, event: WebhookEvent[Any]
-    ) -> tuple[tuple[NewExecution, ...], Ending]:
+    ) -> tuple[tuple[NewExecution, ...], Disposition]:
         if delivery.trigger.dispatch == "background":
-            return (), Ending(status=EventStatus.PENDING, delay=0.0)
+            return (), Disposition(status=EventStatus.PENDING, delay=0.0)
         try:
             executions = await run_handler(
                 self._handlers, self._catalog, delivery.trigger, event, limit=INLINE_SECONDS
             )
         except NetscriptError as error:
             return (), after_failure(delivery.trigger, error, attempt=1)
-        return executions, Ending(status=EventStatus.COMPLETED)
+        return executions, Disposition(status=EventStatus.COMPLETED)
 
     async def _store_event(
         self,
@@ -169,7 +184,7 @@ class Coordinator:
         event: WebhookEvent[Any],
         guard: Key | None,
         executions: tuple[NewExecution, ...],
-        ending: Ending,
+        disposition: Disposition,
     ) -> Accepted:
         new = NewEvent(
             id=event.id,
@@ -183,9 +198,13 @@ class Coordinator:
             received_at=round(event.received_at.timestamp() * 1e6),
         )
         receipt = await self._writer.store(
-            Submission(executions=executions, guard=guard, companion=inbox.companion(new, ending))
+            Submission(
+                executions=executions, guard=guard, companion=inbox.companion(new, disposition)
+            )
         )
         if receipt.duplicate_of is not None:  # another process was first
+            if receipt.conflict:
+                self._count_conflict(delivery)
             return await asyncio.to_thread(self._accepted_before, receipt.duplicate_of)
         for one in receipt.enqueued:
             if one.conflict:
@@ -194,10 +213,10 @@ class Coordinator:
                     "event %s: a key of trigger %s stands for execution %s, with another payload",
                     event.id, delivery.trigger.id, one.execution_id,
                 )  # fmt: skip
-        if ending.delay is not None:
+        if disposition.delay is not None:
             self._on_pending()
         ids = tuple(one.execution_id for one in receipt.enqueued)
-        return Accepted(event.id, ending.status, ids)
+        return Accepted(event.id, disposition.status, ids)
 
     def _accepted_before(self, event_id: str) -> Accepted:
         try:
@@ -244,7 +263,7 @@ def _any_by_id(actions: tuple[EnqueueJob[Any], ...]) -> bool:
 
 def after_failure(
     trigger: WebhookDefinition[Any], error: NetscriptError, *, attempt: int
-) -> Ending:
+) -> Disposition:
     """Decide what becomes of an event whose handler has failed for the `attempt`-th time.
 
     What no retry can mend (an unknown job, a refused payload) ends it at once.
@@ -252,13 +271,13 @@ def after_failure(
     sentence = storable(str(error), MAX_ERROR_CHARS)
     cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
     if not error.retryable or not trigger.retry.allows(cause, attempt):
-        return Ending(status=EventStatus.DEAD, error=sentence, attempt=attempt)
+        return Disposition(status=EventStatus.DEAD, error=sentence, attempt=attempt)
     try:
         wait = trigger.retry.delay(attempt, cause)
     except Exception as broken:  # noqa: BLE001 - the policy is the user's code too
         sentence = storable(f"{sentence} (its backoff raised {describe(broken)})", MAX_ERROR_CHARS)
-        return Ending(status=EventStatus.DEAD, error=sentence, attempt=attempt)
-    return Ending(status=EventStatus.FAILED, error=sentence, delay=wait, attempt=attempt + 1)
+        return Disposition(status=EventStatus.DEAD, error=sentence, attempt=attempt)
+    return Disposition(status=EventStatus.FAILED, error=sentence, delay=wait, attempt=attempt + 1)
 
 
 def _event(delivery: Delivery) -> WebhookEvent[Any]:

@@ -53,7 +53,6 @@ class WebhookDefinition(Generic[R]):
     methods: tuple[str, ...]
     dispatch: Dispatch
     dedupe: Dedupe
-    tolerance: float
     max_body: int
     retry: Retry
     description: str | None

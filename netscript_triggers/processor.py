@@ -16,7 +16,7 @@ from netscript_triggers.events import EventStatus, WebhookEvent
 from netscript_triggers.handlers import Handlers
 from netscript_triggers.payloads import read_payload
 from netscript_triggers.store import inbox
-from netscript_triggers.store.inbox import Ending, Finish, StoredEvent
+from netscript_triggers.store.inbox import Disposition, Finish, StoredEvent
 from netscript_workers.actions import JobCatalog
 from netscript_workers.clock import from_micros
 from netscript_workers.domain import NewExecution
@@ -127,7 +127,7 @@ class Processor:
         executions: tuple[NewExecution, ...] = ()
         try:
             if event.attempt > trigger.retry.max_attempts:
-                ending = _died(event)
+                disposition = _died(event)
             else:
                 executions = await run_handler(
                     self._handlers,
@@ -136,24 +136,26 @@ class Processor:
                     _event(trigger, event),
                     limit=HANDLER_SECONDS,
                 )
-                ending = Ending(status=EventStatus.COMPLETED, attempt=event.attempt)
+                disposition = Disposition(status=EventStatus.COMPLETED, attempt=event.attempt)
         except NetscriptError as error:
-            ending = after_failure(trigger, error, attempt=event.attempt)
-        await self._settle(event, ending, executions)
+            disposition = after_failure(trigger, error, attempt=event.attempt)
+        await self._settle(event, disposition, executions)
 
     async def _settle(
-        self, event: StoredEvent, ending: Ending, executions: tuple[NewExecution, ...]
+        self, event: StoredEvent, disposition: Disposition, executions: tuple[NewExecution, ...]
     ) -> None:
         try:
-            kept = await self._finishes.call(Finish(event, ending, executions))
+            kept = await self._finishes.call(Finish(event, disposition, executions))
         except PayloadInvalidError as error:
-            ending = Ending(status=EventStatus.DEAD, error=str(error), attempt=event.attempt)
-            kept = await self._finishes.call(Finish(event, ending))
+            disposition = Disposition(
+                status=EventStatus.DEAD, error=str(error), attempt=event.attempt
+            )
+            kept = await self._finishes.call(Finish(event, disposition))
         if not kept:
             logger.warning("event %s: its claim ran out before its handler ended", event.id)
-        elif ending.status is EventStatus.DEAD:
+        elif disposition.status is EventStatus.DEAD:
             logger.error("event %s of trigger %s is dead", event.id, event.trigger_id)
-        elif ending.delay is not None:
+        elif disposition.delay is not None:
             self._nudged.set()
 
     # On other threads.
@@ -211,8 +213,8 @@ class Processor:
             inbox.release(conn, events, self._store.now(conn))
 
 
-def _died(event: StoredEvent) -> Ending:
-    return Ending(
+def _died(event: StoredEvent) -> Disposition:
+    return Disposition(
         status=EventStatus.DEAD,
         error="Every process that ran its handler died.",
         attempt=event.attempt,

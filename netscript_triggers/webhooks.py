@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, Required, TypedDict
@@ -118,7 +117,7 @@ def _define(
     dedupe: Dedupe = "auto",
     events: Sequence[str] = (),
     parse: str = "json",
-    tolerance: float = 300.0,
+    tolerance: float | None = None,
     max_body: int = DEFAULT_MAX_BODY,
     retry: Retry = DEFAULT_RETRY,
     description: str | None = None,
@@ -128,14 +127,13 @@ def _define(
     check_type(owner, "path", path, str, "text")
     check_type(owner, "retry", retry, Retry, "a Retry, such as Retry(max_attempts=5)")
     check_type(owner, "max_body", max_body, int, "a whole number of bytes")
-    check_type(owner, "tolerance", tolerance, (int, float), "a number of seconds")
     if not _ID.fullmatch(id):
         raise ConfigurationError(
             f"The webhook id {id!r} can't be used.",
             hint="Use letters, digits and . _ : - , at most 128, a letter or digit first.",
         )
     _check_path(path, owner)
-    _check_available(owner, events=events, parse=parse)
+    _check_available(owner, events=events, parse=parse, tolerance=tolerance)
     checked = verifier_named(verifier) if isinstance(verifier, str) else verifier
     if isinstance(checked, type) or not isinstance(checked, Verifier):  # pyright: ignore[reportUnnecessaryIsInstance] - users' values
         raise OptionError(
@@ -154,8 +152,8 @@ def _define(
             f"{owner}: dispatch={dispatch!r}, dedupe={dedupe!r} can't be used.",
             hint='dispatch is "inline" or "background"; dedupe is "auto", "id" or None.',
         )
-    if max_body < 1 or not 0 < tolerance < math.inf:
-        raise ConfigurationError(f"{owner}: max_body and tolerance must be more than zero.")
+    if max_body < 1:
+        raise ConfigurationError(f"{owner}: max_body={max_body!r} must be more than zero.")
     return WebhookDefinition(
         handler=handler,
         id=id,
@@ -166,7 +164,6 @@ def _define(
         methods=upper,
         dispatch=dispatch,
         dedupe=dedupe,
-        tolerance=tolerance,
         max_body=max_body,
         retry=retry,
         description=description if description is not None else _first_line(handler),
@@ -193,11 +190,18 @@ def _check_path(path: str, owner: str) -> None:
         )
 
 
-def _check_available(owner: str, *, events: Sequence[str], parse: str) -> None:
+def _check_available(
+    owner: str, *, events: Sequence[str], parse: str, tolerance: float | None
+) -> None:
     if events:
         raise ConfigurationError(
             f"{owner}: events= is not available in this version.",
             hint="Return no actions for events that don't matter.",
+        )
+    if tolerance is not None:
+        raise ConfigurationError(
+            f"{owner}: tolerance= is not available in this version, whose verifiers sign no time.",
+            hint="Leave it out.",
         )
     if parse != "json":
         raise ConfigurationError(

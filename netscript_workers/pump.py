@@ -185,7 +185,7 @@ class Pump:
         self._poke_planned = False
         self._waiter.poke()
 
-    def _deliver(self, done: Done, held: _Held) -> None:
+    def _hand_over(self, done: Done, held: _Held) -> None:
         for id_ in done.stale:
             logger.warning("execution %s: a result came after its claim was given up", id_)
         for step, saved in zip(held.work.steps, held.saved, strict=True):
@@ -261,7 +261,7 @@ class Pump:
         self._running |= {claim.id for claim in done.claimed}
         if ready and not done.claimed:
             self.strangers.set()
-        self._loop.call_soon_threadsafe(self._deliver, done, held)
+        self._loop.call_soon_threadsafe(self._hand_over, done, held)
         if done.others:
             self._bell.ring()
         if self._claiming and not done.full and done.next_in is not None:

@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 class Worker:
     """One worker process's part of the work: an asyncio loop and a handful of threads.
 
-    The loop's thread runs handlers. The tick's thread alone talks to the outbox: it takes what
-    ended and hands over what it claimed. Heartbeat and maintenance have threads of their own.
+    The loop's thread runs handlers. The tick's thread alone claims and stores how attempts end.
+    Heartbeat and maintenance have threads of their own.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ from netscript_workers.store.outbox import Companion, Submission
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class Disposition:
     """Where an event stands after its handler ran, or did not.
 
     Attributes:
@@ -75,11 +75,11 @@ class Finish:
     """The end of one handler run, to be stored under the token of its claim."""
 
     event: StoredEvent
-    ending: Ending
+    disposition: Disposition
     executions: tuple[NewExecution, ...] = ()
 
 
-def companion(new: NewEvent, ending: Ending) -> Companion:
+def companion(new: NewEvent, disposition: Disposition) -> Companion:
     """Return what makes the event's row once its executions are known."""
 
     def make(enqueued: tuple[Enqueued, ...], now: int) -> tuple[Table, dict[str, Any]]:
@@ -95,21 +95,29 @@ def companion(new: NewEvent, ending: Ending) -> Companion:
             "replayed_from": new.replayed_from,
             "received_at": new.received_at,
             "token": None,
-            **_ended(ending, enqueued, now),
+            **_ended(disposition, enqueued, now),
         }
 
     return make
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What came first under a key, and the fingerprint of its body."""
+
+    accepted: Accepted
+    fingerprint: str
+
+
 def find(
     conn: Connection, dialect: Dialect, names: Collection[Name], now: int
-) -> dict[Name, Accepted]:
-    """Return the events that came first under those keys that are known."""
+) -> dict[Name, Known]:
+    """Return what came first under those keys that are known."""
     holders = idempotency.find(conn, dialect, names, now=now)
     if not holders:
         return {}
     by_id = get_accepted(conn, dialect, {key.ref for key in holders.values()})
-    return {name: by_id[key.ref] for name, key in holders.items()}
+    return {name: Known(by_id[key.ref], key.fingerprint) for name, key in holders.items()}
 
 
 def get_accepted(conn: Connection, dialect: Dialect, ids: Collection[str]) -> dict[str, Accepted]:
@@ -168,8 +176,16 @@ def finish(
     ours = [end for end in finishes if (end.event.id, end.event.token) in held]
     submissions = [Submission(executions=end.executions) for end in ours]
     receipts = outbox.store(conn, dialect, submissions, now=now, window=window)
-    for end, receipt in zip(ours, receipts, strict=True):
-        conn.execute(_FINISH, {"id": end.event.id, **_ended(end.ending, receipt.enqueued, now)})
+    rows = [
+        {
+            "id": end.event.id,
+            "held": end.event.token,
+            **_ended(end.disposition, receipt.enqueued, now),
+        }
+        for end, receipt in zip(ours, receipts, strict=True)
+    ]
+    if rows:
+        conn.execute(_FINISH, rows)
     kept = {end.event.id for end in ours}
     return [end.event.id in kept for end in finishes]
 
@@ -180,14 +196,14 @@ def release(conn: Connection, events: Sequence[StoredEvent], now: int) -> None:
         conn.execute(_RELEASE, {"id": event.id, "token": event.token, "now": now})
 
 
-def _ended(ending: Ending, enqueued: tuple[Enqueued, ...], now: int) -> dict[str, Any]:
-    due = None if ending.delay is None else now + round(ending.delay * MICROSECONDS)
+def _ended(disposition: Disposition, enqueued: tuple[Enqueued, ...], now: int) -> dict[str, Any]:
+    due = None if disposition.delay is None else now + round(disposition.delay * MICROSECONDS)
     return {
-        "status": ending.status.value,
+        "status": disposition.status.value,
         "executions": json.dumps([one.execution_id for one in enqueued]),
-        "attempt": ending.attempt,
+        "attempt": disposition.attempt,
         "conflict": any(one.conflict for one in enqueued),
-        "error": ending.error,
+        "error": disposition.error,
         "due_at": due,
         "finished_at": now if due is None else None,
     }
@@ -216,7 +232,7 @@ _FINISH = text(
     UPDATE netscript_trigger_events
     SET status = :status, executions = :executions, attempt = :attempt, conflict = :conflict,
         error = :error, due_at = :due_at, finished_at = :finished_at, token = NULL
-    WHERE id = :id
+    WHERE id = :id AND token = :held
     """
 )
 _RELEASE = text(

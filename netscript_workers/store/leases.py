@@ -113,7 +113,8 @@ def give_back_unknown(store: Store, worker_id: str, known: Collection[str]) -> l
         held = {str(id_) for id_ in conn.execute(_HELD, {"worker": worker_id}).scalars()}
         unknown = sorted(held - set(known))
         if unknown:
-            conn.execute(_give_back_some(store.dialect), {"ids": json.dumps(unknown)})
+            bound = {"ids": json.dumps(unknown), "worker": worker_id}
+            conn.execute(_give_back_some(store.dialect), bound)
             changed = [(id_, "queued") for id_ in unknown]
             changes.record(conn, store.dialect, changed, store.now(conn))
     return unknown
@@ -204,6 +205,7 @@ def _give_back_some(dialect: Dialect) -> TextClause:
         f"""
         UPDATE netscript_executions SET status = 'queued', worker_id = NULL
         WHERE id IN {dialect.members("ids", "id")} AND status = 'running'
+          AND worker_id = :worker
         """
     )
 

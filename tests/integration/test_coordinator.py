@@ -210,6 +210,10 @@ async def test_a_signed_id_counts_alone(store: Store) -> None:
         second = (await edge.post({"cents": 2})).json()
         assert second == {**first, "duplicate": True}
         assert edge.event(first["event_id"]).body == '{"cents": 1}'
+        assert edge.coordinator.conflicts == 1
+        both = await asyncio.gather(edge.post({"cents": 3}), edge.post({"cents": 4}))
+        assert {answer.json()["event_id"] for answer in both} == {first["event_id"]}
+        assert edge.coordinator.conflicts == 3
 
 
 @pytest.mark.parametrize(("dedupe", "events"), [("auto", 1), ("id", 2), (None, 2)])

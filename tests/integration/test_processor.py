@@ -133,7 +133,7 @@ async def test_an_end_under_a_lost_claim_is_refused(store: Store) -> None:
         (stale,) = claim(store)
         expire(store)
         (current,) = claim(store)
-        done = inbox.Ending(status=EventStatus.COMPLETED)
+        done = inbox.Disposition(status=EventStatus.COMPLETED)
         with store.begin() as conn:
             now = store.now(conn)
             ends = [inbox.Finish(stale, done, (new("charge"),))]

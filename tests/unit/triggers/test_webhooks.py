@@ -90,7 +90,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"dispatch": "later"}, "dispatch"),
     ({"dedupe": "never"}, "dedupe"),
     ({"max_body": 0}, "max_body"),
-    ({"tolerance": -1}, "tolerance"),
+    ({"tolerance": 60}, "tolerance= is not available"),
     ({"events": ["paid"]}, "events= is not available"),
     ({"parse": "form"}, "is not available"),
     ({"model": 5}, "can't be validated"),
