@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from netscript_triggers.definitions import WebhookDefinition
 from netscript_triggers.events import EventStatus, WebhookEvent
-from netscript_triggers.handlers import Handlers
+from netscript_triggers.handlers import Handlers, call_here, took_too_long
+from netscript_triggers.intake import Arrival, Intake
 from netscript_triggers.records import Accepted
 from netscript_triggers.store import inbox
-from netscript_triggers.store.inbox import Disposition, Known, NewEvent
+from netscript_triggers.store.inbox import Disposition, Known
 from netscript_workers.actions import Cause, EnqueueJob, JobCatalog, resolve
-from netscript_workers.clock import SYSTEM_CLOCK, from_micros
-from netscript_workers.domain import NewExecution, TriggeredBy
+from netscript_workers.domain import Enqueued, NewExecution, TriggeredBy
 from netscript_workers.errors import (
     NetscriptError,
     PayloadInvalidError,
@@ -26,11 +25,10 @@ from netscript_workers.errors import (
     describe,
 )
 from netscript_workers.execution.outcome import MAX_ERROR_CHARS, storable
-from netscript_workers.ids import new_id
 from netscript_workers.store.engine import Store
-from netscript_workers.store.gather import Gatherer
+from netscript_workers.store.gather import answer_all
 from netscript_workers.store.idempotency import Key, Name
-from netscript_workers.store.outbox import Submission
+from netscript_workers.store.outbox import Receipt, Submission
 from netscript_workers.store.writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -39,23 +37,63 @@ logger = logging.getLogger(__name__)
 INLINE_SECONDS = 5.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
-    """A verified, parsed delivery.
+class Delivery(Arrival):
+    """A verified, parsed delivery, and what has been found out about it so far.
 
     Attributes:
-        key: Under which it is known; None takes it for a new one in any case.
+        trigger: Whose it is.
+        event: What the handler sees.
         fingerprint: Of the body, so that a key that comes with another one is seen.
+        received_at: The event's `received_at` in microseconds since the epoch.
+        name: Under which the inbox knows it; None takes it for a new one in any case.
+        followers: Who waits for the same, because the same was delivered again meanwhile.
+        begun: What a `def` handler has left to be awaited on the loop.
+        submission: What is to be stored, once its handler has run.
+        disposition: Where its event then stands.
     """
 
-    trigger: WebhookDefinition[Any]
-    payload: Any
-    headers: Mapping[str, str]
-    body: bytes
-    key: str | None
-    fingerprint: str
-    traceparent: str | None = None
-    tracestate: str | None = None
+    __slots__ = (
+        "begun", "disposition", "event", "fingerprint", "followers", "name", "received_at",
+        "submission", "trigger",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        trigger: WebhookDefinition[Any],
+        event: WebhookEvent[Any],
+        *,
+        fingerprint: str,
+        received_at: int,
+    ) -> None:
+        """Take it as it came."""
+        super().__init__()
+        self.trigger = trigger
+        self.event = event
+        self.fingerprint = fingerprint
+        self.received_at = received_at
+        key = event.idempotency_key
+        self.name: Name | None = None if key is None else (f"trigger:{trigger.id}", key)
+        self.followers: list[asyncio.Future[Accepted]] = []
+        self.begun: Awaitable[Any] | None = None
+        self.submission = _NOTHING
+        self.disposition = COMPLETED
+
+    def submit(self, executions: tuple[NewExecution, ...], disposition: Disposition) -> Submission:
+        """Return what is to be stored of it."""
+        event = self.event
+        guard = None if self.name is None else Key(*self.name, self.fingerprint, event.id)
+        self.disposition = disposition
+        self.submission = Submission(
+            executions=executions,
+            guard=guard,
+            companion=inbox.companion(event, disposition, self.received_at),
+        )
+        return self.submission
+
+
+_NOTHING = Submission()
+COMPLETED = Disposition(status=EventStatus.COMPLETED)
+_PENDING = Disposition(status=EventStatus.PENDING, delay=0.0)
 
 
 class Coordinator:
@@ -75,7 +113,7 @@ class Coordinator:
         Args:
             store: Where duplicates are looked up.
             writer: Stores the events.
-            handlers: Runs handlers.
+            handlers: Runs handlers on the loop.
             catalog: Where actions that name a job by its id look it up.
             on_pending: Called when an event was stored whose handler has yet to run.
         """
@@ -84,17 +122,23 @@ class Coordinator:
         self._handlers = handlers
         self._catalog = catalog
         self._on_pending = on_pending
-        self._lookup: Gatherer[Name, Known | None] = Gatherer("netscript-lookup", self._find)
-        self._under_way: dict[Name, tuple[asyncio.Future[Accepted], str]] = {}
+        self._intake: Intake[Delivery] = Intake(
+            look_up=self._look_up,
+            handle=self._handle_here,
+            pass_on=self._pass_on,
+            give_up=self._give_up,
+            limit=lambda: INLINE_SECONDS,
+        )
+        self._under_way: dict[Name, Delivery] = {}
         self.conflicts = 0
 
     def start(self) -> None:
-        """Start the thread that looks up duplicates."""
-        self._lookup.start()
+        """Start the threads."""
+        self._intake.start()
 
     def close(self) -> None:
-        """Stop it."""
-        self._lookup.close()
+        """Stop them."""
+        self._intake.close()
 
     async def accept(self, delivery: Delivery) -> Accepted:
         """Store the event and what its handler asks for, or find that it was stored before.
@@ -102,33 +146,67 @@ class Coordinator:
         Raises:
             StoreUnavailableError: The database did not take it; nothing was stored.
         """
-        if delivery.key is None:
-            return await self._accept_new(delivery, None)
-        name = (f"trigger:{delivery.trigger.id}", delivery.key)
+        name = delivery.name
+        if name is None:
+            return await self._accept(delivery)
         first = self._under_way.get(name)
         if first is not None:
-            future, fingerprint = first
-            self._compare(delivery, fingerprint)
-            return _again(await asyncio.shield(future))
-        mine: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
-        self._under_way[name] = (mine, delivery.fingerprint)
+            self._compare(delivery, first.fingerprint)
+            mine: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
+            first.followers.append(mine)
+            return _again(await mine)
+        self._under_way[name] = delivery
         try:
-            known = await self._lookup.call(name)
-            if known is None:
-                accepted = await self._accept_new(delivery, name)
-            else:
-                self._compare(delivery, known.fingerprint)
-                accepted = known.accepted
+            accepted = await self._accept(delivery)
         except BaseException as error:
             failure = error if isinstance(error, Exception) else StoreUnavailableError()
-            mine.set_exception(failure)
-            mine.exception()  # nobody may be waiting for it
+            for waiting in delivery.followers:
+                if not waiting.done():
+                    waiting.set_exception(failure)
             raise
         else:
-            mine.set_result(accepted)
+            for waiting in delivery.followers:
+                if not waiting.done():
+                    waiting.set_result(accepted)
             return accepted
         finally:
             del self._under_way[name]
+
+    async def _accept(self, delivery: Delivery) -> Accepted:
+        future = delivery.future = asyncio.get_running_loop().create_future()
+        self._intake.put(delivery)
+        try:
+            told: Known | Receipt | None = await future
+            if told is None:
+                told = await self._writer.store(await self._handle(delivery))
+        except PayloadInvalidError as error:
+            if not delivery.submission.executions:
+                raise
+            # The database refuses one of the actions: the event is kept without any of them.
+            dead = Disposition(status=EventStatus.DEAD, error=str(error))
+            told = await self._writer.store(delivery.submit((), dead))
+        if isinstance(told, Known):
+            self._compare(delivery, told.fingerprint)
+            return told.accepted
+        if told.duplicate_of is not None:  # another process was first
+            if told.conflict:
+                self._count_conflict(delivery)
+            return await asyncio.to_thread(self._accepted_before, told.duplicate_of)
+        return self._note(delivery, told.enqueued)
+
+    def _note(self, delivery: Delivery, enqueued: tuple[Enqueued, ...]) -> Accepted:
+        event, disposition = delivery.event, delivery.disposition
+        for one in enqueued:
+            if one.conflict:
+                self.conflicts += 1
+                logger.warning(
+                    "event %s: a key of trigger %s stands for execution %s, with another payload",
+                    event.id, event.trigger_id, one.execution_id,
+                )  # fmt: skip
+        if disposition.delay is not None:
+            self._on_pending()
+        ids = tuple([one.execution_id for one in enqueued])
+        return Accepted(event.id, disposition.status, ids)
 
     def _compare(self, delivery: Delivery, fingerprint: str) -> None:
         """Look whether a key came again with another body; the first body is kept."""
@@ -139,85 +217,6 @@ class Coordinator:
         self.conflicts += 1
         logger.warning("trigger %s: a key came again with another body", delivery.trigger.id)
 
-    def _find(self, names: list[Name]) -> list[Known | BaseException | None]:
-        try:
-            with self._store.read() as conn:
-                now = self._store.now(conn)
-                found = inbox.find(conn, self._store.dialect, set(names), now)
-        except SQLAlchemyError as error:
-            cause = getattr(error, "orig", None) or error
-            logger.warning("duplicates could not be looked up: %s", type(cause).__name__)
-            raise StoreUnavailableError(
-                "The database can't answer now.", hint="Try again."
-            ) from error
-        return [found.get(name) for name in names]
-
-    async def _accept_new(self, delivery: Delivery, name: Name | None) -> Accepted:
-        event = _event(delivery)
-        guard = None if name is None else Key(*name, delivery.fingerprint, event.id)
-        executions, disposition = await self._handle(delivery, event)
-        try:
-            return await self._store_event(delivery, event, guard, executions, disposition)
-        except PayloadInvalidError as error:
-            if not executions:
-                raise
-            # The database refuses one of the actions: the event is kept without any of them.
-            dead = Disposition(status=EventStatus.DEAD, error=str(error))
-            return await self._store_event(delivery, event, guard, (), dead)
-
-    async def _handle(
-        self, delivery: Delivery, event: WebhookEvent[Any]
-    ) -> tuple[tuple[NewExecution, ...], Disposition]:
-        if delivery.trigger.dispatch == "background":
-            return (), Disposition(status=EventStatus.PENDING, delay=0.0)
-        try:
-            executions = await run_handler(
-                self._handlers, self._catalog, delivery.trigger, event, limit=INLINE_SECONDS
-            )
-        except NetscriptError as error:
-            return (), after_failure(delivery.trigger, error, attempt=1)
-        return executions, Disposition(status=EventStatus.COMPLETED)
-
-    async def _store_event(
-        self,
-        delivery: Delivery,
-        event: WebhookEvent[Any],
-        guard: Key | None,
-        executions: tuple[NewExecution, ...],
-        disposition: Disposition,
-    ) -> Accepted:
-        new = NewEvent(
-            id=event.id,
-            trigger_id=delivery.trigger.id,
-            kind=delivery.trigger.kind,
-            idempotency_key=delivery.key,
-            headers=delivery.headers,
-            body=delivery.body,
-            traceparent=delivery.traceparent,
-            tracestate=delivery.tracestate,
-            received_at=round(event.received_at.timestamp() * 1e6),
-        )
-        receipt = await self._writer.store(
-            Submission(
-                executions=executions, guard=guard, companion=inbox.companion(new, disposition)
-            )
-        )
-        if receipt.duplicate_of is not None:  # another process was first
-            if receipt.conflict:
-                self._count_conflict(delivery)
-            return await asyncio.to_thread(self._accepted_before, receipt.duplicate_of)
-        for one in receipt.enqueued:
-            if one.conflict:
-                self.conflicts += 1
-                logger.warning(
-                    "event %s: a key of trigger %s stands for execution %s, with another payload",
-                    event.id, delivery.trigger.id, one.execution_id,
-                )  # fmt: skip
-        if disposition.delay is not None:
-            self._on_pending()
-        ids = tuple(one.execution_id for one in receipt.enqueued)
-        return Accepted(event.id, disposition.status, ids)
-
     def _accepted_before(self, event_id: str) -> Accepted:
         try:
             with self._store.read() as conn:
@@ -226,6 +225,91 @@ class Coordinator:
             raise StoreUnavailableError(
                 "The database can't answer now.", hint="Try again."
             ) from error
+
+    async def _handle(self, delivery: Delivery) -> Submission:
+        """Do on the loop what is left to do for a new delivery."""
+        trigger = delivery.trigger
+        error: NetscriptError
+        if delivery.given_up:
+            error = took_too_long(INLINE_SECONDS)
+        else:
+            try:
+                if delivery.begun is None:
+                    ran = self._handlers.run(trigger, delivery.event, limit=INLINE_SECONDS)
+                else:
+                    ran = self._handlers.finish(trigger, delivery.begun, limit=INLINE_SECONDS)
+                executions = await resolve_all(await ran, self._catalog, delivery.event)
+                return delivery.submit(executions, COMPLETED)
+            except NetscriptError as raised:
+                error = raised
+        return delivery.submit((), after_failure(trigger, error, attempt=1))
+
+    # In the intake's threads.
+
+    def _look_up(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Answer what is known; of the rest return those whose handler is called here."""
+        try:
+            known = self._find({one.name for one in deliveries if one.name is not None})
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is theirs to know
+            answer_all((one.future, error) for one in deliveries)
+            return ()
+        answers: list[tuple[asyncio.Future[Any], Any]] = []
+        ready: list[Delivery] = []
+        here: list[Delivery] = []
+        for one in deliveries:
+            found = None if one.name is None else known.get(one.name)
+            trigger = one.trigger
+            if found is not None:
+                answers.append((one.future, found))
+            elif trigger.dispatch == "background":
+                one.submit((), _PENDING)
+                ready.append(one)
+            elif trigger.is_async:
+                answers.append((one.future, None))
+            else:
+                here.append(one)
+        answer_all(answers)
+        self._pass_on(ready)
+        return here
+
+    def _find(self, names: Set[Name]) -> Mapping[Name, Known]:
+        try:
+            with self._store.read() as conn:
+                now = self._store.now(conn)
+                return inbox.find(conn, self._store.dialect, names, now)
+        except SQLAlchemyError as error:
+            cause = getattr(error, "orig", None) or error
+            logger.warning("duplicates could not be looked up: %s", type(cause).__name__)
+            raise StoreUnavailableError(
+                "The database can't answer now.", hint="Try again."
+            ) from error
+
+    def _handle_here(self, delivery: Delivery) -> bool:
+        """Call a `def` handler; True if its event is ready to be stored."""
+        trigger = delivery.trigger
+        try:
+            actions = call_here(trigger, delivery.event)
+            if not isinstance(actions, tuple):
+                delivery.begun = actions
+                answer_all([(delivery.future, None)])
+                return False
+            delivery.submit(_resolve_now(actions, self._catalog, delivery.event), COMPLETED)
+        except NetscriptError as error:
+            delivery.submit((), after_failure(trigger, error, attempt=1))
+        except Exception as error:  # noqa: BLE001 - a defect of ours must not stop the others
+            answer_all([(delivery.future, error)])
+            return False
+        return True
+
+    def _pass_on(self, deliveries: Sequence[Delivery]) -> None:
+        self._writer.submit_all([(one.submission, one.future) for one in deliveries])
+
+    # On the loop.
+
+    @staticmethod
+    def _give_up(delivery: Delivery) -> None:
+        if not delivery.future.done():
+            delivery.future.set_result(None)
 
 
 async def run_handler(
@@ -241,7 +325,26 @@ async def run_handler(
     Raises:
         NetscriptError: The handler failed, or one of its actions can't be stored.
     """
-    actions = await handlers.run(trigger, event, limit=limit)
+    return await resolve_all(await handlers.run(trigger, event, limit=limit), catalog, event)
+
+
+async def resolve_all(
+    actions: tuple[EnqueueJob[Any], ...], catalog: JobCatalog, event: WebhookEvent[Any]
+) -> tuple[NewExecution, ...]:
+    """Make an event's actions ready to be stored.
+
+    Raises:
+        NetscriptError: One of them can't be stored.
+    """
+    # A job that is named by its id may have to be read from the database.
+    if any(isinstance(action.job, str) for action in actions):
+        return await asyncio.to_thread(_resolve_now, actions, catalog, event)
+    return _resolve_now(actions, catalog, event)
+
+
+def _resolve_now(
+    actions: tuple[EnqueueJob[Any], ...], catalog: JobCatalog, event: WebhookEvent[Any]
+) -> tuple[NewExecution, ...]:
     cause = Cause(
         triggered_by=TriggeredBy.WEBHOOK,
         trigger_event_id=event.id,
@@ -249,16 +352,7 @@ async def run_handler(
         traceparent=event.traceparent,
         tracestate=event.tracestate,
     )
-
-    def ready() -> tuple[NewExecution, ...]:
-        return tuple(resolve(action, catalog, cause) for action in actions)
-
-    return await asyncio.to_thread(ready) if _any_by_id(actions) else ready()
-
-
-def _any_by_id(actions: tuple[EnqueueJob[Any], ...]) -> bool:
-    """Tell whether a job is named by its id, which may have to be read from the database."""
-    return any(isinstance(action.job, str) for action in actions)
+    return tuple(resolve(action, catalog, cause) for action in actions)
 
 
 def after_failure(
@@ -278,23 +372,6 @@ def after_failure(
         sentence = storable(f"{sentence} (its backoff raised {describe(broken)})", MAX_ERROR_CHARS)
         return Disposition(status=EventStatus.DEAD, error=sentence, attempt=attempt)
     return Disposition(status=EventStatus.FAILED, error=sentence, delay=wait, attempt=attempt + 1)
-
-
-def _event(delivery: Delivery) -> WebhookEvent[Any]:
-    return WebhookEvent(
-        id=new_id(),
-        trigger_id=delivery.trigger.id,
-        kind=delivery.trigger.kind,
-        status=EventStatus.PROCESSING,
-        payload=delivery.payload,
-        headers=delivery.headers,
-        body=delivery.body,
-        idempotency_key=delivery.key,
-        attempt=1,
-        received_at=from_micros(SYSTEM_CLOCK.now()),
-        traceparent=delivery.traceparent,
-        tracestate=delivery.tracestate,
-    )
 
 
 def _again(accepted: Accepted) -> Accepted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -56,17 +56,33 @@ class Handlers:
             HandlerError: It raised, or took too long; the cause is chained.
             ConfigurationError: It returned something that is no action.
         """
+        return await self._within(limit, trigger, self._call(trigger, event))
+
+    @staticmethod
+    async def _within(
+        limit: float, trigger: WebhookDefinition[Any], call: Awaitable[Any]
+    ) -> tuple[EnqueueJob[Any], ...]:
         clock = asyncio.timeout(limit)
         try:
             async with clock:
-                return actions_of(trigger, await self._call(trigger, event))
+                return actions_of(trigger, await call)
         except NetscriptError:
             raise
         except (Exception, SystemExit) as error:
             if clock.expired() and isinstance(error, TimeoutError):
-                sentence = f"The handler took longer than {limit:g} s."
-                raise HandlerTimeoutError(sentence) from error
+                raise took_too_long(limit) from error
             raise HandlerError(describe(error)) from error
+
+    async def finish(
+        self, trigger: WebhookDefinition[Any], begun: Awaitable[Any], *, limit: float
+    ) -> tuple[EnqueueJob[Any], ...]:
+        """Await what a handler that was called in a thread has left to be awaited on the loop.
+
+        Raises:
+            HandlerError: It raised, or took too long; the cause is chained.
+            ConfigurationError: It returned something that is no action.
+        """
+        return await self._within(limit, trigger, begun)
 
     async def _call(self, trigger: WebhookDefinition[Any], event: TriggerEvent[Any]) -> Any:
         arguments = arguments_of(trigger, event)
@@ -83,12 +99,38 @@ class Handlers:
         return await returned if inspect.isawaitable(returned) else returned
 
 
+def call_here(
+    trigger: WebhookDefinition[Any], event: TriggerEvent[Any]
+) -> tuple[EnqueueJob[Any], ...] | Awaitable[Any]:
+    """Call a `def` handler in this thread; what it leaves to be awaited is for the loop.
+
+    Raises:
+        HandlerError: It raised; the cause is chained.
+        ConfigurationError: It returned something that is no action.
+    """
+    returned, error = _guarded(trigger, arguments_of(trigger, event))
+    if isinstance(error, NetscriptError):
+        raise error
+    if error is not None:
+        raise HandlerError(describe(error)) from error
+    return cast("tuple[EnqueueJob[Any], ...] | Awaitable[Any]", returned)
+
+
+def took_too_long(limit: float) -> HandlerTimeoutError:
+    """Return the error of a handler that took longer than `limit` seconds."""
+    return HandlerTimeoutError(f"The handler took longer than {limit:g} s.")
+
+
 def _guarded(
     trigger: WebhookDefinition[Any], arguments: tuple[Any, ...]
 ) -> tuple[Any, BaseException | None]:
-    """Call in a thread; an exception is carried as a value, for not every one fits a future."""
+    """Call in a thread; an exception is carried as a value, for not every one fits a future.
+
+    What a generator yields is collected here: its body is the handler's.
+    """
     try:
-        return trigger.handler(*arguments), None
+        returned = trigger.handler(*arguments)
+        return returned if inspect.isawaitable(returned) else actions_of(trigger, returned), None
     except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler must end nobody else
         return None, error
 

@@ -7,26 +7,30 @@ order, so that who proves nothing costs little and learns nothing.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import logging
 import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from netscript_triggers.coordinator import Coordinator, Delivery
 from netscript_triggers.definitions import WebhookDefinition
+from netscript_triggers.events import EventStatus, WebhookEvent
 from netscript_triggers.payloads import read_payload
+from netscript_triggers.records import Accepted
 from netscript_triggers.secrets import secrets_of
 from netscript_triggers.verifiers import RawRequest, Verified
+from netscript_workers.clock import SYSTEM_CLOCK, from_micros
 from netscript_workers.errors import (
     NetscriptError,
     PayloadInvalidError,
     StoreUnavailableError,
     VerificationError,
 )
+from netscript_workers.ids import new_id
 from netscript_workers.problems import PROBLEM_TYPE, problem, to_bytes
 
 logger = logging.getLogger(__name__)
@@ -39,12 +43,15 @@ Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 
 BODY_SECONDS = 30.0
 RETRY_AFTER_SECONDS = 5
+_SWEEP_SECONDS = 1.0
 # A sender's own credentials have no business in our tables.
 _PRIVATE = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
 # One line a second for each trigger and reason, however many deliveries are refused.
 _LOG_EVERY_SECONDS = 1.0
 _MAX_ID = 200
 _MAX_TRACE = 512
+_TRACEPARENT = (b"traceparent",)
+_TRACESTATE = (b"tracestate",)
 
 
 class _Refusal(Exception):  # noqa: N818 - an answer, not an error
@@ -104,6 +111,8 @@ class Ingress:
         self._coordinator = coordinator
         self._environment = environment
         self._now = now
+        self._reading: dict[asyncio.Task[Any], float] = {}
+        self._sweeping = False
         self._logged: dict[tuple[str, str], float] = {}
         self.refused: Counter[tuple[str, str]] = Counter()
 
@@ -132,7 +141,7 @@ class Ingress:
             allowed = ", ".join(trigger.methods).encode()
             raise _Refusal(405, "method", headers=((b"allow", allowed),))
         headers: Headers = scope["headers"]
-        body = await _read_body(headers, receive, trigger.max_body)
+        body = await self._read_body(headers, receive, trigger.max_body)
         request = RawRequest(method, scope["path"], headers, body)
         verified = self._verify(trigger, request)
         _check_content(headers)
@@ -142,17 +151,56 @@ class Ingress:
             extra: dict[str, Any] = {"errors": error.details} if error.details else {}
             raise _Refusal(400, "malformed", str(error), **extra) from None
         fingerprint = hashlib.sha256(body).hexdigest()
-        delivery = Delivery(
-            trigger=trigger,
+        received_at = SYSTEM_CLOCK.now()
+        event = WebhookEvent(
+            id=new_id(),
+            trigger_id=trigger.id,
+            kind=trigger.kind,
+            status=EventStatus.PROCESSING,
             payload=payload,
             headers=_kept_headers(trigger, headers),
             body=body,
-            key=_key(trigger, verified, fingerprint),
-            fingerprint=fingerprint,
-            traceparent=_header(headers, b"traceparent"),
-            tracestate=_header(headers, b"tracestate"),
+            idempotency_key=_key(trigger, verified, body, fingerprint),
+            attempt=1,
+            received_at=from_micros(received_at),
+            traceparent=_trace(request, _TRACEPARENT),
+            tracestate=_trace(request, _TRACESTATE),
         )
-        return await self._accept(delivery)
+        return await self._accept(
+            Delivery(trigger, event, fingerprint=fingerprint, received_at=received_at)
+        )
+
+    async def _read_body(self, headers: Headers, receive: Receive, limit: int) -> bytes:
+        declared = [value for name, value in headers if name == b"content-length"]
+        if declared and declared[0].isdigit() and int(declared[0][:20]) > limit:
+            raise _too_large(limit)
+        reader = asyncio.current_task()
+        assert reader is not None
+        self._reading[reader] = time.monotonic()
+        if not self._sweeping:
+            self._sweep()
+        try:
+            return await _read_chunks(receive, limit)
+        except asyncio.CancelledError:
+            if reader in self._reading:  # somebody else wants this to end
+                raise
+            reader.uncancel()
+            raise _Refusal(408, "slow-body", "The body took too long.") from None
+        finally:
+            self._reading.pop(reader, None)
+
+    def _sweep(self) -> None:
+        """End the reading of bodies that takes too long; a timer for each body would cost more."""
+        oldest = time.monotonic() - BODY_SECONDS
+        for reader, since in list(self._reading.items()):
+            if since > oldest:
+                break
+            del self._reading[reader]
+            reader.cancel()
+        self._sweeping = bool(self._reading)
+        if self._sweeping:
+            loop = asyncio.get_running_loop()
+            loop.call_later(min(_SWEEP_SECONDS, BODY_SECONDS), self._sweep)
 
     def _verify(self, trigger: WebhookDefinition[Any], request: RawRequest) -> Verified:
         secrets = secrets_of(trigger, self._environment)
@@ -175,14 +223,7 @@ class Ingress:
             ) from None
         except NetscriptError as error:
             raise _Refusal(400, error.code, error.message) from None
-        return to_bytes(
-            {
-                "event_id": accepted.event_id,
-                "status": accepted.status.value,
-                "duplicate": accepted.duplicate,
-                "executions": accepted.executions,
-            }
-        )
+        return _answer(accepted)
 
     def _note(self, trigger: WebhookDefinition[Any], reason: str) -> None:
         counted = (trigger.id, reason)
@@ -192,17 +233,6 @@ class Ingress:
             self._logged[counted] = now
             total = self.refused[counted]
             logger.warning("webhook %s refused a delivery: %s (%d so far)", *counted, total)
-
-
-async def _read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
-    declared = [value for name, value in headers if name == b"content-length"]
-    if declared and declared[0].isdigit() and int(declared[0][:20]) > limit:
-        raise _too_large(limit)
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            return await _read_chunks(receive, limit)
-    except TimeoutError:
-        raise _Refusal(408, "slow-body", "The body took too long.") from None
 
 
 async def _read_chunks(receive: Receive, limit: int) -> bytes:
@@ -245,7 +275,9 @@ def _check_content(headers: Headers) -> None:
             raise _Refusal(415, "content-type", "Send application/json in UTF-8.")
 
 
-def _key(trigger: WebhookDefinition[Any], verified: Verified, body_digest: str) -> str | None:
+def _key(
+    trigger: WebhookDefinition[Any], verified: Verified, body: bytes, body_digest: str
+) -> str | None:
     """Return what makes this delivery the same as another one."""
     if trigger.dedupe is None:
         return None
@@ -256,25 +288,54 @@ def _key(trigger: WebhookDefinition[Any], verified: Verified, body_digest: str) 
         # Whoever replays a signed body could change an id that is not signed, so alone it
         # proves nothing.
         return given if verified.id_signed else f"{given}:{body_digest}"
-    return hashlib.sha256(verified.signed).hexdigest() if trigger.dedupe == "auto" else None
+    if trigger.dedupe != "auto":
+        return None
+    if verified.signed is body:
+        return body_digest
+    return hashlib.sha256(verified.signed).hexdigest()
 
 
 def _kept_headers(trigger: WebhookDefinition[Any], headers: Headers) -> dict[str, str]:
-    hidden = _PRIVATE | trigger.verifier.private_headers
-    kept: dict[str, str] = {}
-    for raw_name, raw_value in headers:
-        name = raw_name.decode("latin-1").lower()
-        if name not in hidden:
-            value = raw_value.decode("latin-1")
-            kept[name] = f"{kept[name]}, {value}" if name in kept else value
+    """Return the headers by name, which ASGI gives in lower case, without credentials."""
+    kept = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
+    if len(kept) < len(headers):
+        kept = _joined(headers)
+    for hidden in _hidden(trigger.verifier.private_headers):
+        kept.pop(hidden, None)
     return kept
 
 
-def _header(headers: Headers, wanted: bytes) -> str | None:
-    for name, value in headers:
-        if name == wanted and len(value) <= _MAX_TRACE and value.isascii():
-            return value.decode("ascii")
-    return None
+def _joined(headers: Headers) -> dict[str, str]:
+    joined: dict[str, str] = {}
+    for raw_name, raw_value in headers:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        joined[name] = f"{joined[name]}, {value}" if name in joined else value
+    return joined
+
+
+@lru_cache(maxsize=256)
+def _hidden(private: frozenset[str]) -> frozenset[str]:
+    return _PRIVATE | private
+
+
+def _trace(request: RawRequest, name: tuple[bytes]) -> str | None:
+    try:
+        value = request.header(name)
+    except VerificationError:  # which of two is meant can't be known
+        return None
+    if value is None or len(value) > _MAX_TRACE or not value.isascii():
+        return None
+    return value.decode("ascii")
+
+
+def _answer(accepted: Accepted) -> bytes:
+    """Write what the sender is told, as JSON; ids and statuses need no escaping."""
+    executions = ",".join([f'"{id_}"' for id_ in accepted.executions])
+    duplicate = "true" if accepted.duplicate else "false"
+    return (
+        f'{{"event_id":"{accepted.event_id}","status":"{accepted.status}",'
+        f'"duplicate":{duplicate},"executions":[{executions}]}}'
+    ).encode()
 
 
 async def _respond(
@@ -286,7 +347,9 @@ async def _respond(
 ) -> None:
     length = str(len(body)).encode()
     fixed = [(b"content-type", kind), (b"content-length", length)]
-    # The sender may be gone, which uvloop tells by a RuntimeError. What is stored is stored.
-    with contextlib.suppress(OSError, RuntimeError):
+    try:
         await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
         await send({"type": "http.response.body", "body": body})
+    except (OSError, RuntimeError):
+        # The sender is gone, which uvloop tells by a RuntimeError. What is stored is stored.
+        return

@@ -80,37 +80,55 @@ def enqueue_job(
         raise ConfigurationError(
             f"enqueue_job takes a job or a job's id, not {job!r}.", hint="Decorate it with @job."
         )
-    owner = f'enqueue_job("{job if isinstance(job, str) else job.id}")'
     if idempotency != "once" or max_wait is not None:
         raise ConfigurationError(
-            f'{owner}: only idempotency="once" is available in this version.', hint="Leave it out."
+            f'{_owner(job)}: only idempotency="once" is available in this version.',
+            hint="Leave it out.",
         )
-    if delay is not None and run_at is not None:
-        raise ConfigurationError(f"{owner}: give delay or run_at, not both.")
-    seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
-    if seconds is not None:
-        check_type(owner, "delay", seconds, (int, float), "a number of seconds or a timedelta")
-    if run_at is not None:
-        check_type(owner, "run_at", run_at, datetime, "a datetime")
-    if seconds is not None and not (math.isfinite(seconds) and 0 <= seconds < MAX_MICROS / 2e6):
-        raise ConfigurationError(f"{owner}: delay={delay!r} must be zero or more seconds.")
+    seconds: float | None = None
+    if delay is not None or run_at is not None:
+        seconds = _check_when(_owner(job), delay, run_at)
     if priority is not None:
-        check_priority(priority, owner)
-    check_key(idempotency_key, "idempotency_key", owner)
-    check_key(concurrency_key, "concurrency_key", owner)
-    check_key(correlation_id, "correlation_id", owner)
-    check_key(topic, "topic", owner)
+        check_priority(priority, _owner(job))
+    if idempotency_key is not None:
+        check_key(idempotency_key, "idempotency_key", _owner(job))
+    if concurrency_key is not None:
+        check_key(concurrency_key, "concurrency_key", _owner(job))
+    if correlation_id is not None:
+        check_key(correlation_id, "correlation_id", _owner(job))
+    if topic is not None:
+        check_key(topic, "topic", _owner(job))
     return EnqueueJob(
         job=job,
         payload=payload,
         idempotency_key=idempotency_key,
         concurrency_key=concurrency_key,
         priority=priority,
-        delay=None if seconds is None else float(seconds),
+        delay=seconds,
         run_at=run_at,
         correlation_id=correlation_id,
         topic=topic,
     )
+
+
+def _owner(job: JobDefinition[Any, Any] | str) -> str:
+    return f'enqueue_job("{job if isinstance(job, str) else job.id}")'
+
+
+def _check_when(
+    owner: str, delay: float | timedelta | None, run_at: datetime | None
+) -> float | None:
+    """Return the delay in seconds."""
+    if delay is not None and run_at is not None:
+        raise ConfigurationError(f"{owner}: give delay or run_at, not both.")
+    if run_at is not None:
+        check_type(owner, "run_at", run_at, datetime, "a datetime")
+        return None
+    seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
+    check_type(owner, "delay", seconds, (int, float), "a number of seconds or a timedelta")
+    if seconds is None or not (math.isfinite(seconds) and 0 <= seconds < MAX_MICROS / 2e6):
+        raise ConfigurationError(f"{owner}: delay={delay!r} must be zero or more seconds.")
+    return float(seconds)
 
 
 def check_key(key: str | None, name: str, owner: str) -> None:
@@ -167,7 +185,7 @@ class JobCatalog(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen, for one is made for every action
 class PreparedJob:
     """A job's defaults and one checked payload for it."""
 

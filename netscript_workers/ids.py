@@ -10,51 +10,49 @@ import time
 _PATTERN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _RAND_BITS = 74
 _TAIL_BITS = 62
+_NOISE = 4096
+# The start of a millisecond's ids, and how far they are apart.
+_DRAWN = 10 + 4
 
 
 class _Generator:
     """Mints ids; the 74 bits after the millisecond count up within it (RFC 9562, 6.2 method 2)."""
 
     def __init__(self) -> None:
+        # A forked child must not mint its parent's next ids.
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._reset)
+        self._reset()
+
+    def _reset(self) -> None:
         self._lock = threading.Lock()
         self._millis = 0
         self._rand = 0
-        self._noise = b""
-        # A forked child must not mint its parent's next ids.
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._after_fork)
-
-    def _after_fork(self) -> None:
-        self._lock = threading.Lock()
-        self._millis = 0
+        self._step = 1
         self._noise = b""
 
-    def _random(self, count: int) -> bytes:
-        # Asking the kernel costs more than all the rest; a kilobyte costs as much as a byte.
-        if len(self._noise) < count:
-            self._noise = os.urandom(1024)
-        drawn, self._noise = self._noise[:count], self._noise[count:]
-        return drawn
+    def _begin_millisecond(self, millis: int) -> None:
+        # Asking the kernel costs more than all the rest; a page costs as much as a byte.
+        if len(self._noise) < _DRAWN:
+            self._noise = os.urandom(_NOISE)
+        drawn, self._noise = self._noise[:_DRAWN], self._noise[_DRAWN:]
+        self._millis = millis
+        # The top bit is left free, so that counting up within a millisecond has room.
+        self._rand = int.from_bytes(drawn[:10], "big") >> (80 - _RAND_BITS + 1)
+        self._step = 1 + int.from_bytes(drawn[10:], "big")
 
     def new(self) -> str:
         with self._lock:
             millis = time.time_ns() // 1_000_000
             if millis > self._millis:
-                self._millis = millis
-                # The top bit is left free, so that counting up within a millisecond has room.
-                self._rand = int.from_bytes(self._random(10), "big") >> (80 - _RAND_BITS + 1)
+                self._begin_millisecond(millis)
             else:  # the same millisecond, or a clock that stepped back
-                self._rand += 1 + self._random(1)[0]
-            millis, rand = self._millis, self._rand
-        value = (
-            (millis & 0xFFFFFFFFFFFF) << 80
-            | 0x7 << 76
-            | (rand >> _TAIL_BITS & 0xFFF) << 64
-            | 0b10 << 62
-            | rand & ((1 << _TAIL_BITS) - 1)
-        )
-        text = f"{value:032x}"
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+                millis = self._millis
+                self._rand += self._step
+            rand = self._rand
+        high, low = millis >> 16 & 0xFFFFFFFF, millis & 0xFFFF
+        top, middle = rand >> _TAIL_BITS & 0xFFF, 0x8000 | rand >> 48 & 0x3FFF
+        return f"{high:08x}-{low:04x}-7{top:03x}-{middle:04x}-{rand & 0xFFFFFFFFFFFF:012x}"
 
 
 _generator = _Generator()

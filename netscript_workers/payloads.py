@@ -39,7 +39,10 @@ def to_json(value: Any) -> str:
     Raises:
         ValueError: NaN, an infinity, or a value that JSON can't hold.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _encode(value)
+
+
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 
 def to_stored_json(value: Any, *, limit: int = MAX_JSON_BYTES) -> str:
@@ -110,6 +113,10 @@ class PayloadModel(Generic[P]):
             PayloadTooLargeError: It is longer than 1 MiB of JSON.
         """
         given: Any = {} if payload is None else payload
+        if type(given) is dict:  # as nearly always
+            self._validate(given)
+            text = self._write(given)
+            return text, fingerprint(text)
         try:
             kept, told = _as_given(given)
         except (ValueError, RecursionError) as error:  # a Pydantic one is a ValueError too
@@ -120,7 +127,8 @@ class PayloadModel(Generic[P]):
             )
         self._validate(kept)
         text = self._write(kept)
-        return text, fingerprint(text if told == kept else self._write(told))
+        same = told is kept or told == kept
+        return text, fingerprint(text if same else self._write(told))
 
     def restore(self, text: str) -> P:
         """Validate a stored payload and return the object that the handler sees.

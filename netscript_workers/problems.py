@@ -30,4 +30,7 @@ def problem(status: int, code: str, detail: str | None = None, **extra: Any) -> 
 
 def to_bytes(value: Any) -> bytes:
     """Write JSON as ASCII: a lone surrogate, which JSON allows, has no UTF-8."""
-    return json.dumps(value, separators=(",", ":")).encode()
+    return _encode(value).encode()
+
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 from netscript_workers.payloads import MAX_JSON_DEPTH
 
@@ -20,7 +20,7 @@ def parse(body: bytes) -> Any:
             NaN or an infinity (which JSON does not have), or an integer of thousands of digits.
     """
     try:
-        value = _DECODER.decode(body.decode("utf-8"))
+        value = _decode(body.decode("utf-8"))
     except UnicodeDecodeError:
         raise MalformedError("The body is not UTF-8.") from None
     except RecursionError:
@@ -35,6 +35,18 @@ def parse(body: bytes) -> Any:
     if body.count(b"[") + body.count(b"{") > MAX_JSON_DEPTH:
         _check_depth(value)
     return value
+
+
+def _decode(text: str) -> Any:
+    # The decoder's own method looks for blanks around the value by regular expressions.
+    if text[:1] == "{":
+        try:
+            value, end = _scan(text, 0)
+        except StopIteration:  # it breaks off; the other way has the words for it
+            return _DECODER.decode(text)
+        if end == len(text):
+            return value
+    return _DECODER.decode(text)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -73,3 +85,4 @@ def _children(value: Any) -> list[Any]:
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite
 )
+_scan: Any = cast("Any", _DECODER).scan_once

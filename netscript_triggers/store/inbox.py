@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Table, TextClause, text
 
-from netscript_triggers.events import EventStatus
+from netscript_triggers.events import EventStatus, TriggerEvent
 from netscript_triggers.records import Accepted
 from netscript_triggers.store.schema import trigger_events
 from netscript_workers.clock import MICROSECONDS
@@ -39,22 +39,6 @@ class Disposition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NewEvent:
-    """A verified event that is about to be stored; `received_at` in microseconds."""
-
-    id: str
-    trigger_id: str
-    kind: str
-    idempotency_key: str | None
-    headers: Mapping[str, str]
-    body: bytes
-    traceparent: str | None
-    tracestate: str | None
-    received_at: int
-    replayed_from: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StoredEvent:
     """An event that was claimed, as it was stored."""
 
@@ -79,21 +63,27 @@ class Finish:
     executions: tuple[NewExecution, ...] = ()
 
 
-def companion(new: NewEvent, disposition: Disposition) -> Companion:
-    """Return what makes the event's row once its executions are known."""
+def companion(event: TriggerEvent[Any], disposition: Disposition, received_at: int) -> Companion:
+    """Return what makes the row of a new event once its executions are known.
+
+    Args:
+        event: As its handler saw it.
+        disposition: Where it stands.
+        received_at: Its `received_at` in microseconds since the epoch.
+    """
 
     def make(enqueued: tuple[Enqueued, ...], now: int) -> tuple[Table, dict[str, Any]]:
         return trigger_events, {
-            "id": new.id,
-            "trigger_id": new.trigger_id,
-            "kind": new.kind,
-            "idempotency_key": new.idempotency_key,
-            "headers": json.dumps(dict(new.headers)),
-            "body": new.body,
-            "traceparent": new.traceparent,
-            "tracestate": new.tracestate,
-            "replayed_from": new.replayed_from,
-            "received_at": new.received_at,
+            "id": event.id,
+            "trigger_id": event.trigger_id,
+            "kind": event.kind,
+            "idempotency_key": event.idempotency_key,
+            "headers": _to_json(event.headers),
+            "body": event.body,
+            "traceparent": event.traceparent,
+            "tracestate": event.tracestate,
+            "replayed_from": None,
+            "received_at": received_at,
             "token": None,
             **_ended(disposition, enqueued, now),
         }
@@ -200,7 +190,7 @@ def _ended(disposition: Disposition, enqueued: tuple[Enqueued, ...], now: int) -
     due = None if disposition.delay is None else now + round(disposition.delay * MICROSECONDS)
     return {
         "status": disposition.status.value,
-        "executions": json.dumps([one.execution_id for one in enqueued]),
+        "executions": _list_of([one.execution_id for one in enqueued]),
         "attempt": disposition.attempt,
         "conflict": any(one.conflict for one in enqueued),
         "error": disposition.error,
@@ -223,6 +213,13 @@ def _stored(row: Row[Any]) -> StoredEvent:
         received_at=row.received_at,
     )
 
+
+def _list_of(ids: Sequence[str]) -> str:
+    """Write ids as JSON; they need no escaping."""
+    return '["' + '","'.join(ids) + '"]' if ids else "[]"
+
+
+_to_json = json.JSONEncoder().encode
 
 _NEXT_DUE = text(
     "SELECT due_at FROM netscript_trigger_events WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1"

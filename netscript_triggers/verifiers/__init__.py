@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from netscript_workers.errors import ConfigurationError, nearest
+from netscript_workers.errors import ConfigurationError, VerificationError, nearest
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RawRequest:
     """A request as it came off the wire.
 
@@ -24,9 +24,35 @@ class RawRequest:
     path: str
     headers: Sequence[tuple[bytes, bytes]]
     body: bytes
+    _by_name: dict[bytes, bytes] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Make the headers findable by their names."""
+        self._by_name = dict(self.headers)
+
+    def header(self, names: Sequence[bytes]) -> bytes | None:
+        """Return the value of the first of these headers that is there.
+
+        Args:
+            names: In lower case.
+
+        Raises:
+            VerificationError: It is there twice: which one the sender meant can't be known.
+        """
+        for name in names:
+            value = self._by_name.get(name)
+            if value is not None:
+                if len(self._by_name) < len(self.headers):
+                    self._check_once(name)
+                return value.strip()
+        return None
+
+    def _check_once(self, name: bytes) -> None:
+        if sum(1 for given, _ in self.headers if given == name) > 1:
+            raise VerificationError("header-repeated")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Verified:
     """What a signature proves.
 

@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Table, text
 
-from netscript_workers.store.dialects import Dialect
+from netscript_workers.store.dialects import Dialect, Row
 from netscript_workers.store.schema import changes as table
 
 
@@ -22,9 +22,14 @@ class Change:
 
 def record(conn: Connection, dialect: Dialect, items: Sequence[tuple[str, str]], now: int) -> None:
     """Note in this transaction that the executions got these statuses."""
-    if items:
-        text_of = json.dumps(items, separators=(",", ":"))
-        dialect.insert(conn, table, [{"at": now, "items": text_of}])
+    dialect.insert_all(conn, rows(items, now))
+
+
+def rows(items: Sequence[tuple[str, str]], now: int) -> list[tuple[Table, Sequence[Row]]]:
+    """Return the row that notes these statuses, if there are any, as `insert_all` takes it."""
+    if not items:
+        return []
+    return [(table, [{"at": now, "items": json.dumps(items, separators=(",", ":"))}])]
 
 
 def stamp(conn: Connection, dialect: Dialect, *, limit: int = 1000) -> int:

@@ -19,7 +19,7 @@ DEFAULT_WINDOW = 72 * 3600 * MICROSECONDS
 Name: TypeAlias = tuple[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Key:
     """A key and what would take it.
 
@@ -53,22 +53,23 @@ def take(
     wanted: dict[Name, Key] = {}
     for key in keys:
         wanted.setdefault(key.name, key)
-    owners: dict[Name, Key] = {}
+    if not wanted:
+        return {}
     for _ in range(3):
-        missing = sorted(wanted.keys() - owners.keys())
-        if not missing:
+        rows = [_row(key, now + window) for _, key in sorted(wanted.items())]
+        if dialect.take_keys(conn, rows, now) == len(rows):
+            return wanted
+        # Whoever was first is asked for only now: the insert has waited for its commit.
+        owners = find(conn, dialect, wanted, now=now)
+        if len(owners) == len(wanted):
             return owners
-        rows = [_row(wanted[name], now + window) for name in missing]
-        bound = {"rows": json.dumps(rows), "now": now}
-        for scope, name in conn.execute(_take(dialect), bound):
-            owners[scope, name] = wanted[scope, name]
-        if len(owners) < len(wanted):
-            # Whoever was first is asked for only now: the insert has waited for its commit.
-            for row in conn.execute(_find(dialect), bound):
-                owners.setdefault((row.scope, row.key), Key(*row))
-    if len(owners) < len(wanted):
-        raise StoreUnavailableError("Idempotency keys were pruned while they were being taken.")
-    return owners
+    raise StoreUnavailableError("Idempotency keys were pruned while they were being taken.")
+
+
+def release(conn: Connection, dialect: Dialect, keys: Collection[Key]) -> None:
+    """Give back keys that this transaction has taken."""
+    rows = json.dumps([{"scope": k.scope, "key": k.key, "ref": k.ref} for k in keys])
+    conn.execute(_release(dialect), {"rows": rows})
 
 
 def _row(key: Key, expires_at: int) -> dict[str, str | int]:
@@ -96,22 +97,6 @@ def prune(conn: Connection, dialect: Dialect, *, now: int, limit: int) -> int:
 
 
 @cache
-def _take(dialect: Dialect) -> TextClause:
-    source = dialect.records(
-        scope="text", key="text", fingerprint="text", ref="id", expires_at="bigint"
-    )
-    return text(
-        f"""
-        INSERT INTO netscript_idempotency_keys AS k (scope, key, fingerprint, ref, expires_at)
-        SELECT r.scope, r.key, r.fingerprint, r.ref, r.expires_at FROM {source} WHERE true
-        ON CONFLICT (scope, key) DO UPDATE SET fingerprint = excluded.fingerprint,
-            ref = excluded.ref, expires_at = excluded.expires_at WHERE k.expires_at <= :now
-        RETURNING scope, key
-        """
-    )
-
-
-@cache
 def _find(dialect: Dialect) -> TextClause:
     source = dialect.records(scope="text", key="text")
     return text(
@@ -119,6 +104,17 @@ def _find(dialect: Dialect) -> TextClause:
         SELECT k.scope, k.key, k.fingerprint, CAST(k.ref AS text) AS ref
         FROM {source} JOIN netscript_idempotency_keys k ON k.scope = r.scope AND k.key = r.key
         WHERE k.expires_at > :now
+        """
+    )
+
+
+@cache
+def _release(dialect: Dialect) -> TextClause:
+    source = dialect.records(scope="text", key="text", ref="id")
+    return text(
+        f"""
+        DELETE FROM netscript_idempotency_keys WHERE (scope, key, ref) IN (
+            SELECT r.scope, r.key, r.ref FROM {source})
         """
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -19,10 +19,17 @@ from netscript_workers.store.schema import admissions, executions
 # endless flood of priority 100, and no row is ever rewritten for it.
 PRIORITY_STEP = 6 * MICROSECONDS
 
+# The text of each, once: an enum's `value` costs a call.
+_QUEUED = ExecutionStatus.QUEUED.value
+_SCHEDULED = ExecutionStatus.SCHEDULED.value
+_BLOCKED = ExecutionStatus.BLOCKED.value
+_DELAY = Reason.DELAY.value
+_CONCURRENCY_KEY = Reason.CONCURRENCY_KEY.value
+
 Companion: TypeAlias = Callable[[tuple[Enqueued, ...], int], tuple[Table, Row]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Submission:
     """What is stored whole or not at all.
 
@@ -38,7 +45,7 @@ class Submission:
     companion: Companion | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Receipt:
     """What became of a submission.
 
@@ -74,39 +81,57 @@ def store(
     The same rules hold between the submissions of one call as between calls: the first one that
     names a key takes it.
     """
-    guards = [sub.guard for sub in submissions if sub.guard is not None]
-    holders = _take(conn, dialect, guards, now, window)
-    fresh = [sub for sub in submissions if sub.guard is None or _is_ours(sub.guard, holders)]
-    keyed = [
-        Key(f"job:{new.job_id}", new.idempotency_key, new.fingerprint, new.id)
-        for sub in fresh
-        for new in sub.executions
-        if new.idempotency_key is not None
-    ]
-    owners = _take(conn, dialect, keyed, now, window)
+    keys = [sub.guard for sub in submissions if sub.guard is not None]
+    keys += [key for sub in submissions for key in _job_keys(sub)]
+    owners = idempotency.take(conn, dialect, keys, now=now, window=window)
+    late = [sub for sub in submissions if sub.guard is not None and not _is_ours(sub.guard, owners)]
+    if late:
+        owners |= _retake(conn, dialect, submissions, late, owners, now, window)
     batch = _Batch()
     receipts = [
         _add(batch, sub, owners, now)
-        if sub.guard is None or _is_ours(sub.guard, holders)
-        else _duplicate(sub.guard, holders)
+        if sub.guard is None or _is_ours(sub.guard, owners)
+        else _duplicate(sub.guard, owners)
         for sub in submissions
     ]
     _write(conn, dialect, batch, now)
     return receipts
 
 
-def _take(
-    conn: Connection, dialect: Dialect, keys: Sequence[Key], now: int, window: int
+def _job_keys(sub: Submission) -> list[Key]:
+    return [
+        Key(f"job:{new.job_id}", new.idempotency_key, new.fingerprint, new.id)
+        for new in sub.executions
+        if new.idempotency_key is not None
+    ]
+
+
+def _retake(
+    conn: Connection,
+    dialect: Dialect,
+    submissions: Sequence[Submission],
+    late: Sequence[Submission],
+    owners: Mapping[idempotency.Name, Key],
+    now: int,
+    window: int,
 ) -> dict[idempotency.Name, Key]:
-    return idempotency.take(conn, dialect, keys, now=now, window=window) if keys else {}
+    """Give back what was taken for submissions that are not stored, and take it for the others."""
+    vain = [key for sub in late for key in _job_keys(sub) if _is_ours(key, owners)]
+    if not vain:
+        return {}
+    idempotency.release(conn, dialect, vain)
+    names = {key.name for key in vain}
+    stored = [sub for sub in submissions if sub not in late]
+    wanted = [key for sub in stored for key in _job_keys(sub) if key.name in names]
+    return idempotency.take(conn, dialect, wanted, now=now, window=window)
 
 
-def _is_ours(key: Key, owners: dict[idempotency.Name, Key]) -> bool:
+def _is_ours(key: Key, owners: Mapping[idempotency.Name, Key]) -> bool:
     return owners[key.name].ref == key.ref
 
 
-def _duplicate(guard: Key, holders: dict[idempotency.Name, Key]) -> Receipt:
-    holder = holders[guard.name]
+def _duplicate(guard: Key, owners: Mapping[idempotency.Name, Key]) -> Receipt:
+    holder = owners[guard.name]
     return Receipt(duplicate_of=holder.ref, conflict=holder.fingerprint != guard.fingerprint)
 
 
@@ -127,9 +152,10 @@ def _add_execution(
             conflict = owner.fingerprint != new.fingerprint
             return Enqueued(owner.ref, duplicate=True, conflict=conflict)
     row = execution_row(new, now)
+    status: str = row["status"]
     batch.executions.append(row)
-    batch.changed.append((new.id, row["status"]))
-    if row["status"] == ExecutionStatus.BLOCKED and new.concurrency_key is not None:
+    batch.changed.append((new.id, status))
+    if new.concurrency_key is not None and status == _BLOCKED:
         batch.keys.add(new.concurrency_key)
     return Enqueued(new.id)
 
@@ -137,17 +163,17 @@ def _add_execution(
 def execution_row(new: NewExecution, now: int) -> dict[str, Any]:
     """Return the row of a new execution: due later, waiting for its key, or ready."""
     run_at = max(now, now + new.delay if new.run_at is None else new.run_at)
-    status, reason = ExecutionStatus.QUEUED, None
+    status, reason = _QUEUED, None
     if run_at > now:
-        status, reason = ExecutionStatus.SCHEDULED, Reason.DELAY
+        status, reason = _SCHEDULED, _DELAY
     elif new.concurrency_key is not None:
-        status, reason = ExecutionStatus.BLOCKED, Reason.CONCURRENCY_KEY
+        status, reason = _BLOCKED, _CONCURRENCY_KEY
     return {
         "id": new.id,
         "kind": new.kind,
         "job_id": new.job_id,
         "topic": new.topic,
-        "status": status.value,
+        "status": status,
         "priority": new.priority,
         "payload": new.payload,
         "fingerprint": new.fingerprint,
@@ -160,12 +186,12 @@ def execution_row(new: NewExecution, now: int) -> dict[str, Any]:
         "correlation_id": new.correlation_id,
         "traceparent": new.traceparent,
         "tracestate": new.tracestate,
-        "triggered_by": str(new.triggered_by),
+        "triggered_by": new.triggered_by.value,
         "trigger_event_id": new.trigger_event_id,
         "retried_from": new.retried_from,
         "created_at": now,
         "run_at": run_at,
-        "reason": None if reason is None else reason.value,
+        "reason": reason,
         "sort_at": run_at - new.priority * PRIORITY_STEP,
         "holds_key": False,
         "parked": False,
@@ -174,12 +200,13 @@ def execution_row(new: NewExecution, now: int) -> dict[str, Any]:
 
 
 def _write(conn: Connection, dialect: Dialect, batch: _Batch, now: int) -> None:
+    parts: list[tuple[Table, Sequence[Row]]] = []
     if batch.executions:
-        dialect.insert(conn, executions, batch.executions)
+        parts.append((executions, batch.executions))
     if batch.keys:
         # Only a note "look at this key" is written here: no shared row is locked in a
         # transaction that may be a user's.
-        dialect.insert(conn, admissions, [{"key": key} for key in sorted(batch.keys)])
-    for table, rows in batch.companions.items():
-        dialect.insert(conn, table, rows)
-    changes.record(conn, dialect, batch.changed, now)
+        parts.append((admissions, [{"key": key} for key in sorted(batch.keys)]))
+    parts += batch.companions.items()
+    parts += changes.rows(batch.changed, now)
+    dialect.insert_all(conn, parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -72,21 +72,11 @@ class Writer:
 
     def submit(self, submission: Submission) -> Future[Receipt]:
         """Hand in a submission from any thread; the future resolves after the commit."""
-        outer: Future[Receipt] = Future()
+        return self._gatherer.submit(submission)
 
-        def pass_on(inner: Future[Receipt]) -> None:
-            error = inner.exception()
-            if isinstance(error, _ContendedError):
-                self._patient.submit(self._store_alone, submission, error).add_done_callback(
-                    pass_on
-                )
-            elif error is not None:
-                outer.set_exception(error)
-            else:
-                outer.set_result(inner.result())
-
-        self._gatherer.submit(submission).add_done_callback(pass_on)
-        return outer
+    def submit_all(self, submissions: Sequence[tuple[Submission, asyncio.Future[Receipt]]]) -> None:
+        """Hand in submissions together, from any thread, each with the future that is told."""
+        self._gatherer.submit_all(submissions)
 
     async def store(self, submission: Submission) -> Receipt:
         """Store a submission; it is durable when this returns.
@@ -95,26 +85,29 @@ class Writer:
             StoreUnavailableError: The database did not take it; nothing of it is stored.
             PayloadInvalidError: The database can't hold such data; nothing of it is stored.
         """
-        try:
-            return await self._gatherer.call(submission)
-        except _ContendedError as error:
-            loop = asyncio.get_running_loop()
-            try:
-                alone = loop.run_in_executor(self._patient, self._store_alone, submission, error)
-            except RuntimeError:  # closed before this loop heard of it
-                raise error from None
-            return await alone
+        return await self._gatherer.call(submission)
 
-    def _work(self, batch: list[Submission]) -> list[Receipt | BaseException]:
+    def _work(self, batch: list[Submission]) -> list[Receipt | BaseException | Future[Receipt]]:
         try:
             return [*self._commit(batch, BATCH_LOCK_TIMEOUT)]
         except DBAPIError as error:
             if len(batch) > 1 and self._is_about_some(error):
                 half = len(batch) // 2
                 return self._work(batch[:half]) + self._work(batch[half:])
-            return [self._refusal(error)] * len(batch)
+            refusal = self._refusal(error)
+            if isinstance(refusal, _ContendedError):
+                return [self._wait_alone(submission, refusal) for submission in batch]
+            return [refusal] * len(batch)
         except SQLAlchemyError as error:  # the pool timed out
             return [_unavailable(error)] * len(batch)
+
+    def _wait_alone(
+        self, submission: Submission, contended: _ContendedError
+    ) -> Future[Receipt] | BaseException:
+        try:
+            return self._patient.submit(self._store_alone, submission, contended)
+        except RuntimeError:  # closed
+            return contended
 
     def _commit(self, batch: list[Submission], lock_timeout: float) -> list[Receipt]:
         with self._store.begin(lock_timeout=lock_timeout) as conn:

@@ -8,7 +8,6 @@ from netscript_workers import WORKER_RUNTIMES, Enqueued
 from netscript_workers.domain import (
     FINAL_STATUSES,
     ExecutionStatus,
-    NewExecution,
     Outcome,
     Reason,
     TriggeredBy,
@@ -55,11 +54,11 @@ def test_reasons_are_words_for_people() -> None:
 
 
 def test_values_are_frozen() -> None:
-    execution = NewExecution(id="1", job_id="a", payload="{}", fingerprint="")
+    enqueued = Enqueued("1")
     outcome = Outcome(execution_id="1", token=1, verdict=Verdict.COMPLETE)
 
     with pytest.raises(dataclasses.FrozenInstanceError):
-        execution.topic = "b"  # type: ignore[misc]
+        enqueued.execution_id = "2"  # type: ignore[misc]
     with pytest.raises(dataclasses.FrozenInstanceError):
         outcome.token = 2  # type: ignore[misc]
 
