@@ -24,6 +24,7 @@ from netscript_workers.api.app import create_app
 from netscript_workers.api.routes import Services
 from netscript_workers.app import HOUR, open_store
 from netscript_workers.errors import ConfigurationError
+from netscript_workers.memory import spare_what_stays
 from netscript_workers.registry import discover_jobs
 from netscript_workers.settings import Settings
 from netscript_workers.store import definitions
@@ -158,6 +159,7 @@ def run_server(
         )
         server = _Server(config)
         url = url_of(listener)
+        spare_what_stays()
         logger.info("%d triggers and %d jobs at %s", app.triggers, app.jobs, url)
 
         async def serve() -> None:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from netscript_workers import __version__
 from netscript_workers.errors import ConfigurationError, WorkerFencedError
 from netscript_workers.jobs import JobDefinition
+from netscript_workers.memory import spare_what_stays
 from netscript_workers.pump import WorkerOptions
 from netscript_workers.registry import discover_jobs
 from netscript_workers.settings import Settings
@@ -80,6 +81,7 @@ def run_worker(settings: Settings) -> int:
         )
     store = open_store(settings)
     definitions.register(store, jobs.values())
+    spare_what_stays()
     try:
         left = _run(lambda: _work(store, jobs, worker_options(settings)))
     except WorkerFencedError:
