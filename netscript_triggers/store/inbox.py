@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from pydantic_core import to_json
 from sqlalchemy import Connection, Row, Table, TextClause, text
 
 from netscript_triggers.events import EventStatus, TriggerEvent
@@ -78,7 +79,7 @@ def companion(event: TriggerEvent[Any], disposition: Disposition, received_at: i
             "trigger_id": event.trigger_id,
             "kind": event.kind,
             "idempotency_key": event.idempotency_key,
-            "headers": _to_json(event.headers),
+            "headers": to_json(event.headers).decode(),
             "body": event.body,
             "traceparent": event.traceparent,
             "tracestate": event.tracestate,
@@ -218,8 +219,6 @@ def _list_of(ids: Sequence[str]) -> str:
     """Write ids as JSON; they need no escaping."""
     return '["' + '","'.join(ids) + '"]' if ids else "[]"
 
-
-_to_json = json.JSONEncoder().encode
 
 _NEXT_DUE = text(
     "SELECT due_at FROM netscript_trigger_events WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1"
