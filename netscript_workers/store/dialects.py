@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -158,20 +158,34 @@ SQLITE_CHUNK = 32
 
 
 def _insert_chunks(conn: Connection, head: str, tail: str, rows: Sequence[Row], *more: int) -> int:
-    columns = tuple(rows[0])
+    names = tuple(rows[0])
     inserted = 0
     for start in range(0, len(rows), SQLITE_CHUNK):
         chunk = rows[start : start + SQLITE_CHUNK]
-        bound = (*chain.from_iterable([row.values() for row in chunk]), *more)
-        statement = _insert_statement(head, tail, columns, len(chunk))
+        columns = list(zip(*[row.values() for row in chunk], strict=True))
+        # The driver looks long for how to bind a None or a bool. What a whole column has is
+        # written out, and what is left of them is bound as it must be.
+        written = tuple([_written(column) for column in columns])
+        left = [column for column, word in zip(columns, written, strict=True) if word is None]
+        bound = (*chain.from_iterable(zip(*left, strict=True)), *more)
+        statement = _insert_statement(head, tail, names, written, len(chunk))
         inserted += conn.exec_driver_sql(statement, bound).rowcount
     return inserted
 
 
-@cache
-def _insert_statement(head: str, tail: str, columns: tuple[str, ...], size: int) -> str:
-    marks = f"({', '.join('?' for _ in columns)})"
-    return f"{head} ({', '.join(columns)}) VALUES {', '.join([marks] * size)}{tail}"
+def _written(column: tuple[Any, ...]) -> str | None:
+    """Return the SQL of a value that a whole column has, None if it has several."""
+    first = column[0]
+    word = "NULL" if first is None else "1" if first is True else "0" if first is False else None
+    return word if word is not None and column.count(first) == len(column) else None
+
+
+@lru_cache(maxsize=1024)
+def _insert_statement(
+    head: str, tail: str, names: tuple[str, ...], written: tuple[str | None, ...], size: int
+) -> str:
+    marks = f"({', '.join(word or '?' for word in written)})"
+    return f"{head} ({', '.join(names)}) VALUES {', '.join([marks] * size)}{tail}"
 
 
 _KEYS = "netscript_idempotency_keys"
