@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.orm import Session
@@ -16,6 +16,8 @@ from netscript_workers import JobContext, configure_sqlite, enqueue, enqueue_job
 from netscript_workers.domain import ClaimedExecution
 from netscript_workers.store.engine import Store
 from tests.kit import Hand, assert_slots_exact, ended, new, put, run, scalar
+
+Act: TypeAlias = Callable[[], list[ClaimedExecution]]
 
 RUNNING = "SELECT count(*) FROM netscript_executions WHERE status = 'running'"
 
@@ -48,19 +50,20 @@ def at_once(pool: ThreadPoolExecutor, acts: Sequence[Callable[[], Any]]) -> list
 
 def claim_one_key_at_once(url: str, *, rounds: int, most: int = 8) -> str:
     """Have 2 to 8 workers claim twenty executions of one key at the same instant."""
-    store = open_store(url, most + 1)
+    store = open_store(url, most + 2)
     hands = [Hand(store) for _ in range(most)]
     wins = 0
-    with ThreadPoolExecutor(most) as pool:
+    with ThreadPoolExecutor(most + 1) as pool:
         for number in range(rounds):
             claimers = hands[: 2 + number % (most - 1)]
             put(store, *(new(concurrency_key=f"k{number}") for _ in range(20)))
-            found: list[ClaimedExecution] = _claims(pool, claimers)
+            another = partial(_enqueue, store, f"k{number}")
+            found = _claims(pool, [*(partial(_claim, hand) for hand in claimers), another])
             assert len(found) == scalar(store, RUNNING) == 1
             others = claimers[1:]  # again, while the one that runs ends
-            acts = [partial(_end_and_claim, claimers[0], found)]
-            acts += [partial(_claim, hand) for hand in others]
-            next_one = [claim for claims in at_once(pool, acts) for claim in claims]
+            acts: list[Act] = [partial(_end_and_claim, claimers[0], found)]
+            acts += [*(partial(_claim, hand) for hand in others), another]
+            next_one = _claims(pool, acts)
             assert len(next_one) == scalar(store, RUNNING) <= 1
             wins += len(next_one)
             assert_slots_exact(store)
@@ -70,13 +73,17 @@ def claim_one_key_at_once(url: str, *, rounds: int, most: int = 8) -> str:
     return f"{rounds} rounds; the next one started at once in {wins} of them"
 
 
-def _claims(pool: ThreadPoolExecutor, hands: Sequence[Hand]) -> list[ClaimedExecution]:
-    acts = [partial(_claim, hand) for hand in hands]
+def _claims(pool: ThreadPoolExecutor, acts: Sequence[Act]) -> list[ClaimedExecution]:
     return [claim for claims in at_once(pool, acts) for claim in claims]
 
 
 def _claim(hand: Hand) -> list[ClaimedExecution]:
     return hand.claim(20)
+
+
+def _enqueue(store: Store, key: str) -> list[ClaimedExecution]:
+    put(store, new(concurrency_key=key))
+    return []
 
 
 def _end_and_claim(hand: Hand, running: Sequence[ClaimedExecution]) -> list[ClaimedExecution]:
