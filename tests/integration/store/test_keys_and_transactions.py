@@ -77,29 +77,34 @@ def test_what_a_user_commits_beside_the_end_of_its_keys_holder_is_ready_after_on
 
 @pytest.mark.postgres
 @pytest.mark.trap("D-07")
-def test_who_looks_while_the_end_is_being_committed_lets_the_next_in(postgres_url: str) -> None:
-    """The end has seen nobody waiting; the other has taken the only note of who does."""
+@pytest.mark.parametrize("moment", ["DELETE FROM netscript_concurrency_slots", "COMMIT"])
+def test_who_looks_while_the_end_is_being_stored_lets_the_next_in(
+    postgres_url: str, moment: str
+) -> None:
+    """The end has seen nobody waiting; the other takes the only note of who does."""
     store, slow = Store(postgres_url), Store(postgres_url)
     engine = create_engine(make_url(postgres_url).set(drivername="postgresql+psycopg"))
     put(store, new(concurrency_key="k"))
     ending, looking = Hand(slow), Hand(store)
     first = ending.claim_one()
-    about_to_commit, may_commit = threading.Event(), threading.Event()
+    arrived, may_go_on = threading.Event(), threading.Event()
 
-    def hold(_conn: object) -> None:
-        about_to_commit.set()
-        assert may_commit.wait(20)
+    def hold(*told: object) -> None:
+        if len(told) == 1 or str(told[2]).startswith(moment):
+            arrived.set()
+            assert may_go_on.wait(20)
 
-    event.listen(slow.engine, "commit", hold)
+    hook = "commit" if moment == "COMMIT" else "before_cursor_execute"
+    event.listen(slow.engine, hook, hold)
     with ThreadPoolExecutor(2) as pool:
         end = pool.submit(ending.tick, ended(first))
-        assert about_to_commit.wait(10)
+        assert arrived.wait(10)
         with Session(engine) as session:
             second = second_of_key(session)
             session.commit()
         look = pool.submit(looking.claim, 5)
         eventually(lambda: scalar(store, WAITING), what="the look to wait for the key's slot")
-        may_commit.set()
+        may_go_on.set()
         assert end.result().stale == set()
         assert [claim.id for claim in look.result()] == [second]
     assert_slots_exact(store)
