@@ -267,6 +267,10 @@ class Pump:
         if self._claiming and not done.full and done.next_in is not None:
             wait = min(wait, done.next_in)
             self._look = self._look or done.next_in <= 0
+        if done.more:
+            # Behind the notes of one long queue stand those of keys that are free.
+            self._look = True
+            wait = wait if done.full else 0.0
         return wait
 
     def _probe(self) -> _Found:

@@ -122,3 +122,14 @@ def sweep(store: Store) -> int:
         total += repaired
         if not after:
             return total
+
+
+def assert_slots_exact(store: Store) -> None:
+    """Every key has as many slots in use as executions hold it, and nothing is to be repaired."""
+    used = rows(store, "SELECT key, used FROM netscript_concurrency_slots ORDER BY key")
+    sql = (
+        "SELECT concurrency_key, count(*) FROM netscript_executions WHERE status IN ('queued', "
+        "'running') AND concurrency_key IS NOT NULL GROUP BY concurrency_key ORDER BY 1"
+    )
+    assert used == rows(store, sql)
+    assert sweep(store) == 0

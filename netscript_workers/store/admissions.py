@@ -21,10 +21,14 @@ NOTES_AT_A_TIME = 500
 SWEPT_AT_A_TIME = 500
 
 
-def take_notes(conn: Connection, dialect: Dialect) -> set[str]:
-    """Take the oldest notes that nobody else is taking, and return the keys they name."""
-    taken = conn.execute(_take(dialect), {"limit": NOTES_AT_A_TIME})
-    return set(taken.scalars())
+def take_notes(conn: Connection, dialect: Dialect) -> tuple[set[str], bool]:
+    """Take the oldest notes that nobody else is taking.
+
+    Returns:
+        The keys they name, and whether there are likely more notes.
+    """
+    taken = conn.execute(_take(dialect), {"limit": NOTES_AT_A_TIME}).scalars().all()
+    return set(taken), len(taken) == NOTES_AT_A_TIME
 
 
 def admit(
@@ -32,14 +36,17 @@ def admit(
     dialect: Dialect,
     keys: Iterable[str],
     released: Counter[str] | None = None,
-) -> list[str]:
-    """Give back released slots and let the next of each key in; return the ids let in.
+) -> list[tuple[str, str]]:
+    """Give back released slots and let the next of each key in.
 
     Args:
         conn: The transaction that also stores why the slots are free.
         dialect: The database's own ways.
         keys: Keys to look at.
         released: How many holders of each key have ended.
+
+    Returns:
+        The ids let in, as `queued`, and of those that gave way, as `blocked`.
     """
     gone = released or Counter()
     wanted = sorted({*keys, *gone})
@@ -47,6 +54,12 @@ def admit(
         return []
     locked = _lock_slots(conn, dialect, wanted)
     used = {row.key: row.used - gone[row.key] for row in locked}
+    full = [row.key for row in locked if used[row.key] >= row.max_used]
+    gave_way: list[Row[tuple[str, str]]] = []
+    if full:  # whoever waits in a paused topic lets others pass
+        gave_way = list(conn.execute(_give_way(dialect), {"keys": json.dumps(full)}))
+    for row in gave_way:
+        used[row.concurrency_key] -= 1
     free = [row.key for row in locked if used[row.key] < row.max_used]
     bound = {"keys": json.dumps(free)}
     oldest = [row.id for row in conn.execute(_oldest(dialect), bound) if row.id] if free else []
@@ -58,13 +71,24 @@ def admit(
     for row in admitted:
         used[row.concurrency_key] += 1
     _write_slots(conn, dialect, used, holder, before={row.key: row.used for row in locked})
-    return [row.id for row in admitted]
+    return [(row.id, "blocked") for row in gave_way] + [(row.id, "queued") for row in admitted]
+
+
+def let_pass(conn: Connection, dialect: Dialect, topic: str) -> list[tuple[str, str]]:
+    """Have the queued executions of a topic that was just paused give way; return as `admit`."""
+    return admit(conn, dialect, conn.execute(_HELD_IN_TOPIC, {"topic": topic}).scalars())
+
+
+def note_topic(conn: Connection, topic: str) -> None:
+    """Have every key looked at that somebody waits for in a topic that was just resumed."""
+    conn.execute(_NOTE_TOPIC, {"topic": topic})
 
 
 def sweep(conn: Connection, dialect: Dialect, after: str) -> tuple[int, str]:
     """Repair a stretch of keys: slots whose holder is gone, keys that nobody looked at.
 
-    There should be nothing to repair; what is found is a fault to be reported.
+    There should be nothing to repair; what is found is a fault to be reported. A holder that
+    waits in a topic that was paused meanwhile is none: it gives way without being counted.
 
     Args:
         conn: A write transaction.
@@ -86,6 +110,7 @@ def sweep(conn: Connection, dialect: Dialect, after: str) -> tuple[int, str]:
     waiting = set(conn.execute(_overlooked(dialect), asked).scalars())
     admitted = admit(conn, dialect, waiting, gone)
     repaired = sum(gone.values()) + len(admitted)
+    admit(conn, dialect, conn.execute(_held_up(dialect), asked).scalars())
     return repaired, keys[-1] if len(keys) == SWEPT_AT_A_TIME else ""
 
 
@@ -167,6 +192,34 @@ def _oldest(dialect: Dialect) -> TextClause:
     )
 
 
+# Whose holder can't run now, because its topic is paused. One that has begun and keeps its order
+# strictly has the key until it is finished.
+_PAUSED_HOLDER = """
+    FROM netscript_concurrency_slots s JOIN netscript_executions e ON e.id = s.holder
+    WHERE e.status = 'queued' AND NOT (e.strict_order AND e.token IS NOT NULL)
+      AND EXISTS (SELECT 1 FROM netscript_topics t WHERE t.name = e.topic AND t.paused)"""
+
+
+@cache
+def _give_way(dialect: Dialect) -> TextClause:
+    # Not one that is being claimed at this instant.
+    lock = f"{dialect.for_update} OF e SKIP LOCKED" if dialect.for_update else ""
+    return text(
+        f"""
+        UPDATE netscript_executions
+        SET status = 'blocked', holds_key = false, reason = 'concurrency key'
+        WHERE id IN (
+            SELECT e.id {_PAUSED_HOLDER} AND s.key IN {dialect.members("keys")} {lock})
+        RETURNING id, concurrency_key
+        """
+    )
+
+
+@cache
+def _held_up(dialect: Dialect) -> TextClause:
+    return text(f"SELECT s.key {_PAUSED_HOLDER} AND s.key IN {dialect.members('keys')}")
+
+
 @cache
 def _queue(dialect: Dialect) -> TextClause:
     return text(
@@ -176,6 +229,21 @@ def _queue(dialect: Dialect) -> TextClause:
         RETURNING id, concurrency_key
         """
     )
+
+
+_HELD_IN_TOPIC = text(
+    """
+    SELECT s.key FROM netscript_concurrency_slots s JOIN netscript_executions e ON e.id = s.holder
+    WHERE e.status = 'queued' AND e.topic = :topic
+    """
+)
+_NOTE_TOPIC = text(
+    """
+    INSERT INTO netscript_admissions (key)
+    SELECT DISTINCT concurrency_key FROM netscript_executions
+    WHERE status = 'blocked' AND topic = :topic
+    """
+)
 
 
 @cache

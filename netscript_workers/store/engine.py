@@ -28,7 +28,9 @@ _SQLITE_CACHE_KIB = 16_000
 _CLOCK_CHECK_SECONDS = 1.0
 # Every statement of ours is made for an index. A plan that was made and kept while a table was
 # nearly empty would read all of it when it no longer is.
-_INDEXES_ONLY = "-c enable_seqscan=off -c enable_bitmapscan=off -c enable_hashjoin=off"
+_INDEXES_ONLY = " ".join(
+    f"-c enable_{way}=off" for way in ("seqscan", "bitmapscan", "hashjoin", "mergejoin")
+)
 
 
 def parse_url(url: str) -> URL:

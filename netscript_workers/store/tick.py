@@ -67,6 +67,7 @@ class Done:
         next_in: Seconds until something is due, None if nothing is.
         full: Every slot was filled, so there may be more.
         others: Something became ready that this worker may have no slot for.
+        more: There are notes left to look at.
     """
 
     claimed: list[ClaimedExecution] = field(default_factory=list[ClaimedExecution])
@@ -76,6 +77,7 @@ class Done:
     next_in: float | None = None
     full: bool = False
     others: bool = False
+    more: bool = False
 
 
 class Ticker:
@@ -132,11 +134,11 @@ class Ticker:
             stored = self._settle(conn, work.ended, done, now)
             changed += stored.changed
             if work.look:
-                keys |= admissions.take_notes(conn, self._store.dialect)
+                noted, done.more = admissions.take_notes(conn, self._store.dialect)
+                keys |= noted
             keys |= self._promote(conn, work, changed, now, done)
             if keys or stored.released:
-                admitted = admissions.admit(conn, self._store.dialect, keys, stored.released)
-                changed += [(id_, "queued") for id_ in admitted]
+                changed += admissions.admit(conn, self._store.dialect, keys, stored.released)
             made_ready = stored.ready or any(status == "queued" for _, status in changed)
             done.claimed = self._claim(conn, work, now, fresh=work.look or made_ready)
             changed += [(claim.id, "running") for claim in done.claimed]
@@ -252,6 +254,7 @@ class Ticker:
         total.lost_steps |= done.lost_steps
         total.next_in, total.full = done.next_in, done.full
         total.others |= done.others
+        total.more |= done.more
         return total
 
 

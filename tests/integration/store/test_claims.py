@@ -14,6 +14,7 @@ from netscript_workers.testing import ManualClock
 from tests.kit import Hand, new, put, run, scalar, status
 
 
+@pytest.mark.trap("D-20")
 def test_no_more_is_claimed_than_there_are_slots(store: Store) -> None:
     put(store, *(new() for _ in range(50)))
     hand = Hand(store)
@@ -35,6 +36,7 @@ def test_a_higher_priority_starts_first(store: Store) -> None:
     assert [claim.id for claim in Hand(store).claim()] == [high.id, middle.id, low.id]
 
 
+@pytest.mark.trap("D-70")
 def test_priority_0_waits_ten_minutes_at_most_behind_a_flood_of_100(
     timed_store: Store, clock: ManualClock
 ) -> None:
@@ -53,6 +55,25 @@ def test_priority_0_waits_ten_minutes_at_most_behind_a_flood_of_100(
         waited += 30
         assert waited <= 660
     assert waited >= 570
+
+
+@pytest.mark.trap("D-70")
+def test_behind_a_flood_that_outgrows_the_worker_priority_0_waits_for_ten_minutes_of_it(
+    timed_store: Store, clock: ManualClock
+) -> None:
+    """Served is what came before it, then what came within ten minutes after it, then itself."""
+    patient = new(priority=0)
+    put(timed_store, new(priority=100), patient)
+    hand = Hand(timed_store)
+    came = 1
+    for waited in range(0, 900, 50):  # twice as many come as are served meanwhile
+        put(timed_store, *(new(priority=100) for _ in range(2)))
+        came += 2 if waited < 600 else 0
+        (claim,) = hand.claim(1)
+        hand.end(claim)
+        clock.advance(50)
+    order = [claim.id for claim in hand.claim(100)]
+    assert order.index(patient.id) == came - 18
 
 
 def test_a_paused_topic_is_left_alone(store: Store) -> None:

@@ -5,11 +5,25 @@ from __future__ import annotations
 import random
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from netscript_workers.domain import ClaimedExecution, Verdict
 from netscript_workers.store import admissions
 from netscript_workers.store.engine import Store
 from netscript_workers.testing import ManualClock
-from tests.kit import Hand, detail, ended, new, put, rows, run, scalar, status, sweep
+from tests.kit import (
+    Hand,
+    assert_slots_exact,
+    detail,
+    ended,
+    new,
+    put,
+    rows,
+    run,
+    scalar,
+    status,
+    sweep,
+)
 
 
 def in_use(store: Store) -> dict[str, int]:
@@ -24,11 +38,13 @@ def held(store: Store) -> dict[str, int]:
     return dict(rows(store, sql))
 
 
+@pytest.mark.trap("D-03")
 def test_one_batch_claims_at_most_one_execution_of_a_key(store: Store) -> None:
     put(store, *(new(concurrency_key="k") for _ in range(12)))
     hand = Hand(store)
     assert len(hand.claim(10)) == 1
     assert hand.claim(10) == []
+    assert_slots_exact(store)
 
 
 def test_the_next_of_a_key_is_let_in_by_the_tick_that_ends_the_first(store: Store) -> None:
@@ -39,9 +55,16 @@ def test_the_next_of_a_key_is_let_in_by_the_tick_that_ends_the_first(store: Stor
     assert [claim.id for claim in done.claimed] == [second.id]
 
 
+@pytest.mark.trap("D-04")
 def test_those_without_a_key_are_never_held_up(store: Store) -> None:
-    put(store, *(new(concurrency_key="k") for _ in range(5)), *(new() for _ in range(5)))
-    assert len(Hand(store).claim(20)) == 6
+    put(store, *(new(concurrency_key="k") for _ in range(5)))
+    hand = Hand(store)
+    keyed = hand.claim_one()
+    put(store, *(new() for _ in range(100)))
+    assert len(hand.claim(200)) == 100
+    hand.end(keyed)
+    assert len(hand.claim(200)) == 1
+    assert_slots_exact(store)
 
 
 def test_executions_of_a_key_start_in_their_order_whatever_their_priority(store: Store) -> None:
@@ -55,6 +78,7 @@ def test_executions_of_a_key_start_in_their_order_whatever_their_priority(store:
     assert order == [one.id for one in given]
 
 
+@pytest.mark.trap("D-10")
 def test_one_that_waits_for_its_time_holds_nothing(timed_store: Store, clock: ManualClock) -> None:
     later, now = (
         new(concurrency_key="k", delay=3_600_000_000, priority=100),
@@ -69,8 +93,10 @@ def test_one_that_waits_for_its_time_holds_nothing(timed_store: Store, clock: Ma
     assert detail(timed_store, later.id).execution.reason == "concurrency key"
     hand.end(claim)
     assert [one.id for one in hand.claim()] == [later.id]
+    assert_slots_exact(timed_store)
 
 
+@pytest.mark.trap("D-11")
 def test_others_run_during_a_backoff(timed_store: Store, clock: ManualClock) -> None:
     failing, other = new(concurrency_key="k"), new(concurrency_key="k")
     put(timed_store, failing, other)
@@ -79,18 +105,24 @@ def test_others_run_during_a_backoff(timed_store: Store, clock: ManualClock) -> 
     assert [one.id for one in hand.claim()] == [other.id]
     clock.advance(601)
     assert hand.claim() == []
+    assert_slots_exact(timed_store)
 
 
+@pytest.mark.trap("D-11")
 def test_strict_order_keeps_the_key_through_a_backoff(
     timed_store: Store, clock: ManualClock
 ) -> None:
     failing = new(concurrency_key="k", strict_order=True)
-    put(timed_store, failing, new(concurrency_key="k", strict_order=True))
+    other = new(concurrency_key="k", strict_order=True)
+    put(timed_store, failing, other)
     hand = Hand(timed_store, {"a": True})
     hand.end(hand.claim_one(), Verdict.RETRY, delay=600.0)
     assert hand.claim() == []
+    waiting = detail(timed_store, other.id).execution
+    assert (waiting.status, waiting.reason) == ("blocked", "concurrency key")
     clock.advance(601)
     assert [one.id for one in hand.claim()] == [failing.id]
+    assert_slots_exact(timed_store)
 
 
 def test_a_key_is_global_over_jobs_and_topics(store: Store) -> None:
@@ -106,6 +138,7 @@ def test_a_release_keeps_the_key(store: Store) -> None:
     assert [one.id for one in hand.claim()] == [first.id]
 
 
+@pytest.mark.trap("D-15")
 def test_the_slot_of_a_paused_topic_goes_to_others(store: Store) -> None:
     run(store, "INSERT INTO netscript_topics (name, paused) VALUES ('p', :yes)", yes=True)
     put(store, new(topic="p", concurrency_key="k"))
@@ -149,6 +182,7 @@ def test_the_sweep_goes_through_more_keys_than_it_takes_at_a_time(store: Store) 
     assert sweep(store) == admissions.SWEPT_AT_A_TIME + 20
 
 
+@pytest.mark.trap("D-02")
 def test_two_claimers_never_run_a_key_twice_at_once(store: Store) -> None:
     put(store, *(new(concurrency_key=f"k{n % 5}") for n in range(100)))
     overlaps: list[str] = []
@@ -181,6 +215,7 @@ def test_two_claimers_never_run_a_key_twice_at_once(store: Store) -> None:
     assert in_use(store) == held(store) == {}
 
 
+@pytest.mark.trap("D-16")
 def test_slots_equal_holders_after_a_random_run(timed_store: Store, clock: ManualClock) -> None:
     chance = random.Random(7)
     hand = Hand(timed_store)

@@ -7,6 +7,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from netscript_workers.domain import Verdict
 from netscript_workers.store import leases, lifelines
 from netscript_workers.store.engine import Store, parse_url
@@ -93,6 +95,7 @@ def test_work_of_a_worker_that_is_on_no_list_is_found(store: Store) -> None:
     assert rescue(store) == [given.id]
 
 
+@pytest.mark.trap("D-13")
 def test_a_rescued_execution_keeps_its_key(store: Store) -> None:
     given = new(concurrency_key="k")
     put(store, given, new(concurrency_key="k"))

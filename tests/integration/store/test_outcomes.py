@@ -187,6 +187,7 @@ def test_a_retry_from_history_keeps_id_and_steps_and_goes_on_counting(store: Sto
     assert scalar(store, "SELECT count(*) FROM netscript_execution_history") == 0
 
 
+@pytest.mark.trap("D-18")
 def test_a_keyed_retry_asks_for_its_key(store: Store) -> None:
     given = new(concurrency_key="k")
     put(store, given)

@@ -195,6 +195,7 @@ def test_whatever_happens_nothing_is_lost_doubled_or_stuck(
     assert sweep(timed_store) == 0
 
 
+@pytest.mark.trap("D-16")
 def test_the_sweep_beside_working_workers_finds_nothing_to_repair(store: Store) -> None:
     put(store, *(new(concurrency_key=f"k{n % 6}") for n in range(60)))
     settle = Hand(store)

@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 from sqlalchemy import text
 
 from netscript_workers.domain import Verdict
@@ -173,6 +174,7 @@ def test_rescued_work_keeps_its_place_in_the_queue(store: Store) -> None:
     assert [claim.id for claim in Hand(store).claim()] == [one.id for one in given]
 
 
+@pytest.mark.trap("D-16")
 def test_given_back_and_rescued_keys_leave_nothing_to_repair(store: Store) -> None:
     put(store, *(new(concurrency_key=f"k{n}") for n in range(6)))
     leaving, dead, unsure = Hand(store), Hand(store), Hand(store)
@@ -236,6 +238,7 @@ def test_deregistering_what_is_on_no_list_gives_back_all_the_same(store: Store) 
     leases.deregister(store, hand.id)
 
 
+@pytest.mark.trap("D-08")
 def test_a_user_who_holds_up_writes_does_not_make_anybody_dead(
     sqlite_url: str, tmp_path: Path
 ) -> None:
