@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from netscript_workers.domain import ClaimedExecution, Enqueued, Reason, Verdict
 from netscript_workers.errors import StateError
 from netscript_workers.ids import new_id
-from netscript_workers.store import admissions, leases, retries
+from netscript_workers.store import leases, retries
 from netscript_workers.store.engine import Store
 from netscript_workers.testing import ManualClock
 from tests.integration.store.scenes import no_folder
@@ -193,31 +192,3 @@ def test_whatever_happens_nothing_is_lost_doubled_or_stuck(
     assert scalar(timed_store, "SELECT count(*) FROM netscript_concurrency_slots") == 0
     assert scalar(timed_store, "SELECT count(*) FROM netscript_admissions") == 0
     assert sweep(timed_store) == 0
-
-
-def test_the_sweep_beside_working_workers_finds_nothing_to_repair(store: Store) -> None:
-    put(store, *(new(concurrency_key=f"k{n % 6}") for n in range(60)))
-    settle = Hand(store)
-    mine = settle.claim(50)  # every note is taken, every key has its holder
-
-    def sweeping(_: int) -> int:
-        return sum(sweep(store) for _ in range(10))
-
-    def working(claims: list[ClaimedExecution]) -> int:
-        hand, count = settle, 0
-        while claims:
-            count += len(claims)
-            claims = hand.tick(*map(ended, claims), slots=3).claimed
-        return count
-
-    with ThreadPoolExecutor(3) as pool:
-        swept = [pool.submit(sweeping, n) for n in range(2)]
-        worked = pool.submit(working, mine)
-        assert worked.result() == 60
-        assert [future.result() for future in swept] == [0, 0]
-
-
-def test_admitting_a_key_that_nobody_waits_for_leaves_nothing(store: Store) -> None:
-    with store.begin() as conn:
-        assert admissions.admit(conn, store.dialect, {"nobody", "none"}) == []
-    assert scalar(store, "SELECT count(*) FROM netscript_concurrency_slots") == 0
