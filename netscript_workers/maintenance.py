@@ -122,7 +122,8 @@ class Maintenance:
         with self._store.begin() as conn:
             if not self._store.dialect.try_lock(conn, "sweep"):
                 return False
-            found = admissions.sweep(conn, self._store.dialect, self._swept_to)
+            now = self._store.now(conn)
+            found = admissions.sweep(conn, self._store.dialect, self._swept_to, now)
             repaired, self._swept_to = found
         if repaired:
             logger.warning("repaired %d concurrency slots that had drifted", repaired)

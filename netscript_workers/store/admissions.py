@@ -15,6 +15,7 @@ from functools import cache
 
 from sqlalchemy import Connection, Row, TextClause, text
 
+from netscript_workers.store import changes
 from netscript_workers.store.dialects import Dialect
 
 NOTES_AT_A_TIME = 500
@@ -61,7 +62,7 @@ def admit(
     return [row.id for row in admitted]
 
 
-def sweep(conn: Connection, dialect: Dialect, after: str) -> tuple[int, str]:
+def sweep(conn: Connection, dialect: Dialect, after: str, now: int) -> tuple[int, str]:
     """Repair a stretch of keys: slots whose holder is gone, keys that nobody looked at.
 
     There should be nothing to repair; what is found is a fault to be reported.
@@ -70,6 +71,7 @@ def sweep(conn: Connection, dialect: Dialect, after: str) -> tuple[int, str]:
         conn: A write transaction.
         dialect: The database's own ways.
         after: The key where the last call ended; "" to begin with.
+        now: The database's present.
 
     Returns:
         How much was repaired, and the key to go on after ("" at the end).
@@ -85,6 +87,7 @@ def sweep(conn: Connection, dialect: Dialect, after: str) -> tuple[int, str]:
     gone = Counter({row.key: row.used for row in conn.execute(_orphaned(dialect), asked)})
     waiting = set(conn.execute(_overlooked(dialect), asked).scalars())
     admitted = admit(conn, dialect, waiting, gone)
+    changes.record(conn, dialect, [(id_, "queued") for id_ in admitted], now)
     repaired = sum(gone.values()) + len(admitted)
     return repaired, keys[-1] if len(keys) == SWEPT_AT_A_TIME else ""
 
