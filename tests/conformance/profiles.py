@@ -8,6 +8,7 @@ from netscript_workers.store.engine import Store
 from netscript_workers.testing import ManualClock
 from tests.conformance.lives import Lives
 
+# More than such a test may take, so that what it prunes was made before.
 _AHEAD = 24 * 3600
 
 
