@@ -350,9 +350,7 @@ class Lives(RuleBasedStateMachine):
             live = conn.execute(text(_LIVE)).all()
             finished = conn.execute(text(_FINISHED)).all()
         assert not {row.id for row in live} & {row.id for row in finished}
-        going = Counter(
-            row.concurrency_key for row in live if row.status in {"queued", "running"}
-        )
+        going = Counter(row.concurrency_key for row in live if row.status in {"queued", "running"})
         assert all(count == 1 for key, count in going.items() if key is not None)
         for row in live:
             assert (row.worker_id is not None) == (row.status == "running")
