@@ -94,6 +94,7 @@ class Accepting:
         again = put(store, *(new(idempotency_key=key) for key in keys))
         assert [one.execution_id for one in again] == [one.execution_id for one in told]
 
+    @pytest.mark.trap("D-45")
     def test_duplicates_within_one_call_are_told_in_their_places(self, store: Store) -> None:
         first, second, other = (
             new(idempotency_key="k"),
@@ -105,6 +106,7 @@ class Accepting:
         assert [one.duplicate for one in told] == [False, True, False]
         assert [one.conflict for one in told] == [False, True, False]
 
+    @pytest.mark.trap("D-45")
     def test_two_calls_in_one_transaction_know_of_each_other(self, store: Store) -> None:
         first = new(idempotency_key="k")
         with store.begin() as conn:
@@ -119,6 +121,7 @@ class Accepting:
         assert [one.duplicate for one in told.enqueued] == [True, False]
         assert told.enqueued[0].execution_id == first.id
 
+    @pytest.mark.trap("D-43")
     def test_fifty_threads_with_one_key_make_one_execution(self, store: Store) -> None:
         with ThreadPoolExecutor(50) as pool:
             futures = [pool.submit(put, store, new(idempotency_key="k")) for _ in range(50)]
@@ -127,6 +130,7 @@ class Accepting:
         assert len({one.execution_id for one in told}) == 1
         assert scalar(store, "SELECT count(*) FROM netscript_executions") == 1
 
+    @pytest.mark.trap("D-46")
     def test_a_key_is_free_again_after_its_window(
         self, timed_store: Store, clock: ManualClock
     ) -> None:
@@ -138,6 +142,7 @@ class Accepting:
         (told,) = put(timed_store, again, window=HOUR)
         assert (told.duplicate, told.execution_id) == (False, again.id)
 
+    @pytest.mark.trap("D-46")
     def test_a_key_outlives_its_pruned_execution(
         self, timed_store: Store, clock: ManualClock
     ) -> None:

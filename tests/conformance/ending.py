@@ -195,6 +195,7 @@ class Ending:
         hand.end(other)
         assert [claim.id for claim in hand.claim()] == [given.id]
 
+    @pytest.mark.trap("D-49")
     def test_a_retry_where_its_idempotency_key_is_used_again_loses_nothing(
         self, store: Store
     ) -> None:
@@ -205,6 +206,27 @@ class Ending:
         assert put(store, new(idempotency_key="k"))[0].duplicate
         retries.retry(store, given.id)
         assert hand.claim_one().id == given.id
+
+    @pytest.mark.trap("D-49")
+    @pytest.mark.parametrize("key", [None, "k"])
+    def test_a_retry_beside_a_later_holder_of_its_idempotency_key_runs_both(
+        self, timed_store: Store, clock: ManualClock, key: str | None
+    ) -> None:
+        first = new(idempotency_key="i", concurrency_key=key)
+        put(timed_store, first)
+        hand = Hand(timed_store)
+        fail(timed_store, hand)
+        clock.advance(73 * 3600)  # its window is over, so that the key has a new holder
+        second = new(idempotency_key="i", concurrency_key=key)
+        assert not put(timed_store, second)[0].duplicate
+        retries.retry(timed_store, first.id)
+        ran: list[str] = []
+        while claims := hand.claim():
+            ran += [claim.id for claim in claims]
+            hand.tick(*map(ended, claims))
+        assert sorted(ran) == sorted([first.id, second.id])
+        (again,) = put(timed_store, new(idempotency_key="i"))
+        assert (again.duplicate, again.execution_id) == (True, second.id)
 
     @pytest.mark.parametrize("state", ["queued", "running", "completed"])
     def test_what_has_not_failed_cannot_be_retried(self, store: Store, state: str) -> None:
