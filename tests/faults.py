@@ -30,8 +30,8 @@ class Points:
         self._count = 0
         self._lock = threading.Lock()
         event.listen(Engine, "before_cursor_execute", self._statement)
-        event.listen(Engine, "commit", lambda _conn: self.passed("COMMIT"))
-        event.listen(Pool, "checkin", lambda *_: self.passed("given back"))
+        event.listen(Engine, "commit", self._commit)
+        event.listen(Pool, "checkin", self._checkin)
 
     def passed(self, name: str) -> None:
         """Count a point."""
@@ -45,3 +45,9 @@ class Points:
 
     def _statement(self, _conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
         self.passed(" ".join(statement.split())[:60])
+
+    def _commit(self, _conn: Any) -> None:
+        self.passed("COMMIT")
+
+    def _checkin(self, *_: Any) -> None:
+        self.passed("given back")

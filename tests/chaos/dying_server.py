@@ -26,8 +26,8 @@ def arm(die_at: int) -> None:
             points.passed("the answer")
         await respond(*args)
 
-    ingress.Ingress._deliver = counted  # type: ignore[method-assign]
-    ingress._respond = answered
+    ingress.Ingress._deliver = counted  # type: ignore[assignment, method-assign]
+    ingress._respond = answered  # type: ignore[assignment]
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def profile(*, examples: int, steps: int, derandomize: bool) -> settings:
         deadline=None,
         report_multiple_bugs=False,
         phases=[Phase.generate, Phase.shrink],
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
 
 

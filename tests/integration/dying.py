@@ -40,7 +40,7 @@ async def deliver(url: str, order: int, die_at: int, pipe: int) -> None:
                 points.passed("the answer")
                 await send(*args)
 
-            ingress._respond = respond
+            ingress._respond = respond  # type: ignore[assignment]
         answer = await edge.post({"order": order})
         assert answer.status_code == 202, answer.text
         os.write(pipe, answer.text.encode())
