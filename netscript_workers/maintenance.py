@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from netscript_workers.store import admissions, leases, lifelines, parking
 from netscript_workers.store.engine import Store
 from netscript_workers.store.retention import CHUNK, Retention, prune
+from netscript_workers.store.wal import Wal
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ _RESCUE_SECONDS = 5.0
 _SWEEP_SECONDS = 10.0
 _PRUNE_SECONDS = 60.0
 _PARK_SECONDS = 5.0
+_WAL_SECONDS = 5.0
 # A claim that found nothing where something was ready asks for a look; not more often than this.
 _PARK_AT_ONCE_SECONDS = 1.0
 
@@ -61,6 +63,7 @@ class Maintenance:
         self._stopped = threading.Event()
         self._strangers = strangers
         self._swept_to = ""
+        self._wal = Wal(store) if store.is_sqlite else None
         self._thread = threading.Thread(target=self._run, name="netscript-maintenance", daemon=True)
 
     def start(self) -> None:
@@ -72,6 +75,8 @@ class Maintenance:
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join()
+        if self._wal is not None:
+            self._wal.close()
 
     def _run(self) -> None:
         now = time.monotonic()
@@ -79,6 +84,7 @@ class Maintenance:
         parked_at = now - _PARK_SECONDS  # what this worker knows comes back at once
         sweep_at = now + _spread(_SWEEP_SECONDS)
         prune_at = now + _spread(_PRUNE_SECONDS)
+        tend_at = now + _spread(_WAL_SECONDS)
         while True:
             now = time.monotonic()
             if now >= rescue_at or self._somebody_died():
@@ -95,6 +101,9 @@ class Maintenance:
             if now >= prune_at:
                 more = self._safely(self.prune)
                 prune_at = now + (0.1 if more else _spread(_PRUNE_SECONDS))
+            if now >= tend_at:
+                self._safely(self.tend)
+                tend_at = now + _spread(_WAL_SECONDS)
             if self._stopped.wait(_LOOK_SECONDS):
                 return
 
@@ -122,7 +131,8 @@ class Maintenance:
         with self._store.begin() as conn:
             if not self._store.dialect.try_lock(conn, "sweep"):
                 return False
-            found = admissions.sweep(conn, self._store.dialect, self._swept_to)
+            now = self._store.now(conn)
+            found = admissions.sweep(conn, self._store.dialect, self._swept_to, now)
             repaired, self._swept_to = found
         if repaired:
             logger.warning("repaired %d concurrency slots that had drifted", repaired)
@@ -137,6 +147,10 @@ class Maintenance:
         if parking.unpark(self._store):
             self._on_rescued()
         return bool(parked)
+
+    def tend(self) -> bool:
+        """Keep SQLite's WAL short; tell whether somebody keeps it long."""
+        return self._wal is not None and self._wal.tend()
 
     def prune(self) -> bool:
         """Forget a chunk of old work; tell whether there is likely more."""

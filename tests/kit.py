@@ -118,7 +118,7 @@ def sweep(store: Store) -> int:
     total, after = 0, ""
     while True:
         with store.begin() as conn:
-            repaired, after = admissions.sweep(conn, store.dialect, after)
+            repaired, after = admissions.sweep(conn, store.dialect, after, store.now(conn))
         total += repaired
         if not after:
             return total

@@ -15,6 +15,7 @@ from functools import cache
 
 from sqlalchemy import Connection, Row, TextClause, text
 
+from netscript_workers.store import changes
 from netscript_workers.store.dialects import Dialect
 
 NOTES_AT_A_TIME = 500
@@ -84,7 +85,7 @@ def note_topic(conn: Connection, topic: str) -> None:
     conn.execute(_NOTE_TOPIC, {"topic": topic})
 
 
-def sweep(conn: Connection, dialect: Dialect, after: str) -> tuple[int, str]:
+def sweep(conn: Connection, dialect: Dialect, after: str, now: int) -> tuple[int, str]:
     """Repair a stretch of keys: slots whose holder is gone, keys that nobody looked at.
 
     There should be nothing to repair; what is found is a fault to be reported. A holder that
@@ -94,6 +95,7 @@ def sweep(conn: Connection, dialect: Dialect, after: str) -> tuple[int, str]:
         conn: A write transaction.
         dialect: The database's own ways.
         after: The key where the last call ended; "" to begin with.
+        now: The database's present.
 
     Returns:
         How much was repaired, and the key to go on after ("" at the end).
@@ -108,9 +110,10 @@ def sweep(conn: Connection, dialect: Dialect, after: str) -> tuple[int, str]:
     conn.execute(_lock(dialect), asked).all()
     gone = Counter({row.key: row.used for row in conn.execute(_orphaned(dialect), asked)})
     waiting = set(conn.execute(_overlooked(dialect), asked).scalars())
-    admitted = admit(conn, dialect, waiting, gone)
-    repaired = sum(gone.values()) + len(admitted)
-    admit(conn, dialect, conn.execute(_held_up(dialect), asked).scalars())
+    changed = admit(conn, dialect, waiting, gone)
+    repaired = sum(gone.values()) + sum(status == "queued" for _, status in changed)
+    changed += admit(conn, dialect, conn.execute(_held_up(dialect), asked).scalars())
+    changes.record(conn, dialect, changed, now)
     return repaired, keys[-1] if len(keys) == SWEPT_AT_A_TIME else ""
 
 

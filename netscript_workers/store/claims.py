@@ -92,18 +92,20 @@ def claim(
     return claimed
 
 
-def promote(conn: Connection, dialect: Dialect, now: int) -> tuple[list[str], set[str], int]:
+def promote(
+    conn: Connection, dialect: Dialect, now: int
+) -> tuple[list[tuple[str, str]], set[str], int]:
     """Make due executions ready.
 
     Returns:
-        The ids that are now queued, the keys of those that must ask for theirs first, and how
-        many there were.
+        Their ids and what each now is (`queued`, or `blocked` if it must ask for its key first),
+        the keys to ask for, and how many there were.
     """
     bound = {"now": now, "step": PRIORITY_STEP, "limit": PROMOTED_AT_A_TIME}
     due = conn.execute(_promote(dialect), bound).all()
-    queued = [str(row.id) for row in due if row.status == "queued"]
+    changed = [(str(row.id), str(row.status)) for row in due]
     keys = {row.concurrency_key for row in due if row.status == "blocked"}
-    return queued, keys, len(due)
+    return changed, keys, len(due)
 
 
 @dataclass(frozen=True, slots=True)

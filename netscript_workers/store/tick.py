@@ -191,8 +191,8 @@ class Ticker:
             self._next_due = claims.next_due(conn)
         if self._next_due is None or self._next_due > now:
             return set()
-        queued, keys, count = claims.promote(conn, self._store.dialect, now)
-        changed += [(id_, "queued") for id_ in queued]
+        promoted, keys, count = claims.promote(conn, self._store.dialect, now)
+        changed += promoted
         self._next_due = claims.next_due(conn)
         if count == claims.PROMOTED_AT_A_TIME:
             done.others = True

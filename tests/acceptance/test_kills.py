@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.chaos.kills import accept_under_kills, drain_under_kills
 
 
@@ -14,5 +16,6 @@ def test_workers_killed_while_they_drain(database_url: str, tmp_path: Path) -> N
     assert report.kills == 2
 
 
+@pytest.mark.trap("D-42")
 def test_servers_killed_while_they_accept(database_url: str, tmp_path: Path) -> None:
     assert "accepted" in accept_under_kills(database_url, tmp_path, kills=3, senders=8)

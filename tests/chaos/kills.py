@@ -259,7 +259,7 @@ class Servers:
         return Process(*command, "--port", str(port), cwd=self._place, env=self._environment)
 
     def wait(self, place: int) -> None:
-        wait_until_answers(self.urls[place])
+        wait_until_answers(self.urls[place], seconds=60)
 
     def kill(self, place: int) -> None:
         self._both[place].kill()

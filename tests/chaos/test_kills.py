@@ -21,5 +21,6 @@ def test_two_workers_killed_fifty_times_finish_five_thousand_executions_once(
     )
 
 
+@pytest.mark.trap("D-42")
 def test_two_servers_killed_fifty_times_keep_every_202(database_url: str, tmp_path: Path) -> None:
     print(accept_under_kills(database_url, tmp_path, kills=50))

@@ -123,6 +123,7 @@ async def test_a_job_of_another_process_is_checked_by_its_schema(
     assert scalar(store, "SELECT priority FROM netscript_executions") == 70
 
 
+@pytest.mark.trap("D-44")
 async def test_an_idempotency_key_yields_the_first_execution_or_409(
     api: httpx.AsyncClient,
 ) -> None:

@@ -25,6 +25,7 @@ from tests.kit import rows, scalar
 async def strict(ctx: JobContext[dict[str, int]]) -> None: ...
 
 
+@pytest.mark.trap("D-45")
 async def test_executions_are_told_in_the_order_of_the_actions(store: Store) -> None:
     def three(event: WebhookEvent) -> list[EnqueueJob[Any]]:
         return [
@@ -48,8 +49,9 @@ async def test_an_execution_knows_its_event(store: Store) -> None:
         assert found == [(told["event_id"], told["event_id"], "webhook")]
 
 
+@pytest.mark.trap("D-44")
 async def test_another_payload_under_a_jobs_key_is_one_execution_and_a_conflict(
-    store: Store,
+    store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     def same_key(event: WebhookEvent) -> Any:
         return enqueue_job(charge, {"cents": event.payload["cents"]}, idempotency_key="order-1")
@@ -62,6 +64,9 @@ async def test_another_payload_under_a_jobs_key_is_one_execution_and_a_conflict(
         assert edge.event(second["event_id"]).event.conflict
         assert not edge.event(first["event_id"]).event.conflict
         assert edge.coordinator.conflicts == 1
+    (told,) = [line for line in caplog.messages if "with another payload" in line]
+    assert second["event_id"] in told
+    assert first["executions"][0] in told
 
 
 def raises(error: BaseException) -> Any:
@@ -157,6 +162,7 @@ async def test_what_no_retry_can_mend_is_dead_at_once(
         assert edge.count("executions") == 0
 
 
+@pytest.mark.trap("D-41")
 async def test_an_action_that_the_database_refuses_takes_its_siblings_along(store: Store) -> None:
     def three(event: WebhookEvent) -> Any:
         good = enqueue_job(charge, {}, idempotency_key="good")
@@ -173,6 +179,7 @@ async def test_an_action_that_the_database_refuses_takes_its_siblings_along(stor
         assert scalar(store, scope) == 0
 
 
+@pytest.mark.trap("D-43")
 async def test_fifty_identical_deliveries_at_once_are_one_event(store: Store) -> None:
     async with open_edge(store) as edge, open_edge(store) as other:
         answers = await asyncio.gather(

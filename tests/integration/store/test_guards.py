@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import pytest
 from sqlalchemy import Table
-from sqlalchemy.exc import IntegrityError
 
 from netscript_workers.domain import Enqueued, NewExecution
 from netscript_workers.ids import new_id
@@ -84,21 +82,6 @@ def test_an_expired_key_is_taken_once_however_many_want_it(
     assert winner != old.id
 
 
-def test_two_calls_in_one_transaction_know_of_each_other(store: Store) -> None:
-    first = new(idempotency_key="k")
-    with store.begin() as conn:
-        now = store.now(conn)
-        outbox.store(conn, store.dialect, [Submission(executions=(first,))], now=now)
-        (told,) = outbox.store(
-            conn,
-            store.dialect,
-            [Submission(executions=(new(idempotency_key="k"), new()))],
-            now=now,
-        )
-    assert [one.duplicate for one in told.enqueued] == [True, False]
-    assert told.enqueued[0].execution_id == first.id
-
-
 def noting(seen: list[tuple[Enqueued, ...]], name: str) -> Any:
     def companion(enqueued: tuple[Enqueued, ...], now: int) -> tuple[Table, dict[str, Any]]:
         assert now > 0
@@ -136,23 +119,6 @@ def test_the_companion_of_a_duplicate_is_not_made(store: Store) -> None:
     )
     assert names(store) == ["one"]
     assert len(seen) == 1
-
-
-def test_a_companion_that_cannot_be_stored_takes_all_with_it(store: Store) -> None:
-    store_all(store, Submission(companion=noting([], "one")))
-    again = Submission(executions=(new(idempotency_key="k"),), companion=noting([], "one"))
-    with pytest.raises(IntegrityError):
-        store_all(store, again)
-    assert scalar(store, EXECUTIONS) == 0
-    assert not put(store, new(idempotency_key="k"))[0].duplicate
-
-
-def test_keys_are_compared_exactly(store: Store) -> None:
-    keys = ["k", "K", "k ", " k", "ｋ", "k\u0301", "\u1e31", "%", "_", "k'", '"']  # noqa: RUF001
-    told = put(store, *(new(idempotency_key=key) for key in keys))
-    assert not any(one.duplicate for one in told)
-    again = put(store, *(new(idempotency_key=key) for key in keys))
-    assert [one.execution_id for one in again] == [one.execution_id for one in told]
 
 
 def test_only_so_many_expired_keys_are_pruned_at_a_time(

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-import pytest
 
 from netscript_workers.domain import Verdict
 from netscript_workers.store import leases, lifelines
 from netscript_workers.store.engine import Store, parse_url
 from netscript_workers.store.lifelines import Life, Lifeline
-from netscript_workers.testing import ManualClock
-from tests.kit import Hand, detail, new, put, scalar, status
+from tests.kit import Hand, new, put, scalar
 from tests.support import eventually
 
 NOWHERE = Path("/nonexistent")
@@ -22,110 +18,6 @@ NOWHERE = Path("/nonexistent")
 
 def rescue(store: Store) -> list[str]:
     return leases.rescue(store, new().id, NOWHERE)
-
-
-def test_the_executions_of_an_expired_lease_are_rescued(
-    timed_store: Store, clock: ManualClock
-) -> None:
-    given = new(max_attempts=1)
-    put(timed_store, given)
-    dead = Hand(timed_store)
-    dead.register(lease=30)
-    claim = dead.claim_one()
-    clock.advance(29)
-    assert rescue(timed_store) == []
-    clock.advance(2)
-    assert rescue(timed_store) == [given.id]
-    record = detail(timed_store, given.id)
-    assert (record.execution.status, record.execution.reason) == ("queued", "rescued")
-    assert [(one.outcome, one.fence_token) for one in record.attempts] == [("lost", claim.token)]
-    again = Hand(timed_store).claim_one()
-    assert (again.attempt, again.losses) == (1, 1)
-    assert dead.end(claim).stale == {given.id}
-
-
-def test_a_renewed_lease_is_not_rescued(timed_store: Store, clock: ManualClock) -> None:
-    put(timed_store, new())
-    hand = Hand(timed_store)
-    hand.register(lease=30)
-    hand.claim_one()
-    for _ in range(6 * 60):  # an hour of heartbeats
-        clock.advance(10)
-        with timed_store.begin() as conn:
-            assert leases.renew(timed_store, conn, hand.id, 30)
-        if _ % 60 == 0:
-            assert rescue(timed_store) == []
-
-
-def test_a_rescued_worker_cannot_renew(timed_store: Store, clock: ManualClock) -> None:
-    hand = Hand(timed_store)
-    hand.register(lease=30)
-    clock.advance(31)
-    rescue(timed_store)
-    with timed_store.begin() as conn:
-        assert not leases.renew(timed_store, conn, hand.id, 30)
-
-
-def test_two_rescuers_at_once_rescue_once(store: Store) -> None:
-    given = [new() for _ in range(20)]
-    put(store, *given)
-    dead = Hand(store)
-    dead.register(lease=-1)
-    dead.claim(20)
-    with ThreadPoolExecutor(2) as pool:
-        found = [answer.result() for answer in [pool.submit(rescue, store) for _ in range(2)]]
-    assert sorted(found[0] + found[1]) == sorted(one.id for one in given)
-    assert scalar(store, "SELECT max(losses) FROM netscript_executions") == 1
-
-
-def test_a_completion_between_looking_and_rescuing_stays(store: Store) -> None:
-    given = new()
-    put(store, given)
-    slow = Hand(store)
-    slow.register(lease=-1)
-    slow.end(slow.claim_one())
-    assert rescue(store) == []
-    assert status(store, given.id) == "completed"
-
-
-def test_work_of_a_worker_that_is_on_no_list_is_found(store: Store) -> None:
-    given = new()
-    put(store, given)
-    Hand(store).claim_one()  # never registered
-    assert rescue(store) == [given.id]
-
-
-@pytest.mark.trap("D-13")
-def test_a_rescued_execution_keeps_its_key(store: Store) -> None:
-    given = new(concurrency_key="k")
-    put(store, given, new(concurrency_key="k"))
-    dead = Hand(store)
-    dead.register(lease=-1)
-    dead.claim_one()
-    rescue(store)
-    assert [claim.id for claim in Hand(store).claim()] == [given.id]
-
-
-def test_a_worker_that_leaves_gives_back_what_it_has_without_a_loss(store: Store) -> None:
-    given = new()
-    put(store, given)
-    hand = Hand(store)
-    hand.register()
-    hand.claim_one()
-    leases.deregister(store, hand.id)
-    again = Hand(store).claim_one()
-    assert (again.id, again.losses, again.attempt) == (given.id, 0, 1)
-    assert scalar(store, "SELECT count(*) FROM netscript_workers") == 0
-
-
-def test_what_a_worker_holds_without_knowing_it_is_given_back(store: Store) -> None:
-    known, unknown = new(), new()
-    put(store, known, unknown)
-    hand = Hand(store)
-    hand.claim(2)
-    assert leases.give_back_unknown(store, hand.id, {known.id}) == [unknown.id]
-    assert status(store, known.id) == "running"
-    assert status(store, unknown.id) == "queued"
 
 
 HOLDER = """

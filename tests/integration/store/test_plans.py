@@ -11,7 +11,7 @@ from netscript_workers.store import admissions, claims, leases
 from netscript_workers.store.engine import Store
 from netscript_workers.store.retention import Retention, prune
 from tests.integration.store.scenes import no_folder, statements_of
-from tests.kit import Hand, ended, new, put, run, sweep
+from tests.kit import Hand, ended, new, put, rows, run, sweep
 
 
 @pytest.fixture(autouse=True)
@@ -153,3 +153,13 @@ def test_a_heartbeat_touches_no_index(store: Store) -> None:
     written = [statement for statement, _ in seen if statement.startswith("UPDATE")]
     assert len(written) == 1
     assert "netscript_workers" in written[0]
+
+
+@pytest.mark.postgres
+def test_no_plan_is_compiled_however_costly_it_looks(postgres_url: str) -> None:
+    store = Store(postgres_url)
+    asked = "SELECT id FROM netscript_workers WHERE lease_until > 5"  # there is no index for it
+    plan = "\n".join(str(line) for (line,) in rows(store, f"EXPLAIN {asked}"))
+    store.dispose()
+    assert "Seq Scan" in plan
+    assert "JIT" not in plan

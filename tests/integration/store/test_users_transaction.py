@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from netscript_workers import (
+    EnqueueJob,
     JobContext,
     configure_sqlite,
     enqueue,
@@ -122,6 +123,7 @@ def test_a_session_serves_one_transaction_after_the_other(store: Store, engine: 
     assert count(store) == (2, 2)
 
 
+@pytest.mark.trap("D-50")
 @pytest.mark.postgres
 @pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
 def test_a_duplicate_is_told_at_every_isolation_level(postgres_url: str, level: str) -> None:
@@ -137,6 +139,57 @@ def test_a_duplicate_is_told_at_every_isolation_level(postgres_url: str, level: 
         )
     assert (again.duplicate, again.execution_id) == (True, first.execution_id)
     assert not fresh.duplicate
+    engine.dispose()
+    store.dispose()
+
+
+@pytest.mark.trap("D-45")
+def test_duplicates_in_one_call_and_in_one_transaction_are_told_in_their_places(
+    store: Store, engine: Engine
+) -> None:
+    def one(key: str | None, to: str = "a") -> EnqueueJob[dict[str, str]]:
+        return enqueue_job(mail, {"to": to}, idempotency_key=key)
+
+    with Session(engine) as session:
+        told = enqueue(session, one("1"), one(None), one("1"), one("2"), one("1", to="b"))
+        again = enqueue(session, one("2"), one("3"), one("1", to="b"))
+        session.commit()
+    first, _, _, second, _ = told
+    assert [it.duplicate for it in told] == [False, False, True, False, True]
+    assert [it.conflict for it in told] == [False, False, False, False, True]
+    assert {told[2].execution_id, told[4].execution_id} == {first.execution_id}
+    assert [it.duplicate for it in again] == [True, False, True]
+    assert again[0].execution_id == second.execution_id
+    assert (again[2].execution_id, again[2].conflict) == (first.execution_id, True)
+    assert count(store) == (0, 4)
+
+
+@pytest.mark.postgres
+@pytest.mark.trap("D-50")
+@pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+def test_a_key_that_was_taken_after_the_snapshot_is_a_duplicate_or_an_error_to_retry(
+    postgres_url: str, level: str
+) -> None:
+    store = Store(postgres_url)
+    url = make_url(postgres_url).set(drivername="postgresql+psycopg")
+    engine = create_engine(url, isolation_level=level)
+    action = enqueue_job(mail, {}, idempotency_key="1")
+    with engine.connect() as conn:
+        conn.execute(text(EXECUTIONS)).scalar()  # from here on it sees the past, or does not
+        (first,) = put(store, new("mail", idempotency_key="1"))
+        if level == "READ COMMITTED":
+            (told,) = enqueue(conn, action)
+            assert (told.duplicate, told.execution_id) == (True, first.execution_id)
+        else:
+            with pytest.raises(OperationalError) as refused:
+                enqueue(conn, action)
+            # What SQLAlchemy's users look for to run their transaction again.
+            assert getattr(refused.value.orig, "sqlstate", None) == "40001"
+        conn.rollback()
+        (told,) = enqueue(conn, action)
+        assert (told.duplicate, told.execution_id) == (True, first.execution_id)
+        conn.commit()
+    assert scalar(store, EXECUTIONS) == 1
     engine.dispose()
     store.dispose()
 

@@ -81,6 +81,7 @@ def test_a_step_whose_name_cannot_be_stored_is_refused_before_it_runs(name: str)
     assert ran == []
 
 
+@pytest.mark.trap("D-93")
 def test_an_error_text_that_the_database_refuses_does_not_harm_its_neighbours(
     store: Store,
 ) -> None:
@@ -96,6 +97,7 @@ def test_an_error_text_that_the_database_refuses_does_not_harm_its_neighbours(
     assert reason == ("error" if store.is_sqlite else "result refused")
 
 
+@pytest.mark.trap("D-93")
 @pytest.mark.postgres
 def test_notes_that_the_database_refuses_go_alone(postgres_url: str) -> None:
     store = Store(postgres_url)

@@ -66,6 +66,7 @@ def test_one_bad_item_does_not_fail_its_neighbours(store: Store) -> None:
     assert scalar(store, "SELECT count(*) FROM netscript_executions") == 40
 
 
+@pytest.mark.trap("D-91")
 @pytest.mark.postgres
 def test_an_open_transaction_stalls_only_who_needs_its_key(postgres_url: str) -> None:
     store = Store(postgres_url)
@@ -90,6 +91,7 @@ def test_an_open_transaction_stalls_only_who_needs_its_key(postgres_url: str) ->
         store.dispose()
 
 
+@pytest.mark.trap("D-91")
 @pytest.mark.postgres
 def test_who_waits_too_long_for_a_key_is_told_to_try_again(postgres_url: str) -> None:
     store = Store(postgres_url)
@@ -113,6 +115,7 @@ def test_who_waits_too_long_for_a_key_is_told_to_try_again(postgres_url: str) ->
         store.dispose()
 
 
+@pytest.mark.trap("D-92")
 @pytest.mark.parametrize("_round", range(3))
 def test_two_servers_with_keys_in_opposite_order_never_deadlock(
     database_url: str, _round: int

@@ -107,6 +107,7 @@ def test_bad_items_cost_few_commits_and_each_gets_its_own_answer(store: Store) -
     assert scalar(store, EXECUTIONS) == 126
 
 
+@pytest.mark.trap("D-45")
 def test_a_key_that_stands_twice_in_a_batch_has_one_owner(store: Store) -> None:
     writer = Writer(store)
     futures = [writer.submit(keyed("k")) for _ in range(50)]

@@ -65,6 +65,7 @@ def test_a_mapping_is_told_as_it_was_given_not_as_the_model_reads_it() -> None:
     )
 
 
+@pytest.mark.trap("D-94")
 def test_a_default_that_is_made_anew_each_time_is_no_difference() -> None:
     one, other = Order(order_id="1"), Order(order_id="1")
 

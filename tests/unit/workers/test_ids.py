@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from netscript_workers.ids import is_id, new_id
+from netscript_workers.store import retention
 
 
 def test_an_id_is_a_uuid_of_version_7_and_the_rfc_variant() -> None:
@@ -94,3 +95,8 @@ def test_what_is_not_written_as_an_id_is_none(text: str) -> None:
 
 def test_a_new_id_is_one() -> None:
     assert is_id(new_id())
+
+
+def test_ids_begin_with_the_time_so_they_bound_what_is_old() -> None:
+    assert retention.oldest_id(0) == "00000000-0000-0000-0000-000000000000"
+    assert retention.oldest_id(1_700_000_000_000_000) < new_id() < retention.oldest_id(10**16)
