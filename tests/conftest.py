@@ -17,6 +17,7 @@ from netscript_workers.store import migrations
 from netscript_workers.store.engine import Store
 from netscript_workers.testing import ManualClock
 from tests import servers
+from tests.proxy import Proxy, proxy_of
 from tests.servers import Servers
 
 for _name in list(os.environ):
@@ -103,6 +104,13 @@ def postgres_template(postgres_admin: str) -> Iterator[str]:
 def postgres_url(postgres_admin: str, postgres_template: str) -> Iterator[str]:
     with _database(postgres_admin, template=postgres_template) as name:
         yield _url(postgres_admin, name)
+
+
+@pytest.fixture
+def postgres_proxy(postgres_url: str) -> Iterator[tuple[Proxy, str]]:
+    """A migrated PostgreSQL database behind a proxy that tests cut, and its URL there."""
+    with proxy_of(postgres_url) as opened:
+        yield opened
 
 
 @pytest.fixture
