@@ -14,11 +14,13 @@ from typing import Literal
 from sqlalchemy import make_url
 
 Direction = Literal["to_server", "to_client"]
-Moment = Literal["before", "within", "after"]
+Moment = Literal["before", "within", "after", "stall"]
 
 # Closing with this sends RST, as a crashed machine or a firewall does, instead of a polite FIN.
 _RESET = struct.pack("ii", 1, 0)
 _CHUNK = 65536
+# The statement that commits, to its end: BEGIN ISOLATION LEVEL READ COMMITTED is another one.
+COMMIT = b"COMMIT\0"
 
 
 @dataclass(eq=False)
@@ -78,12 +80,14 @@ class Proxy:
     Attributes:
         delay: Seconds that every chunk waits, in each direction.
         links: How many connections were ever passed on.
+        passed: How many bytes went in each direction, roughly: threads count without a lock.
     """
 
     def __init__(self, host: str, port: int) -> None:
         """Start in front of `host:port`."""
         self.delay = 0.0
         self.links = 0
+        self.passed: dict[Direction, int] = {"to_server": 0, "to_client": 0}
         self._target = (host, port)
         self._lock = threading.Lock()
         self._live: set[_Link] = set()
@@ -132,9 +136,10 @@ class Proxy:
         """Reset the connection whose client sends `pattern`; return what is set when it is done.
 
         Args:
-            pattern: As it stands in the protocol: `COMMIT` in the statement that commits.
+            pattern: As it stands in the protocol, such as `COMMIT`.
             moment: `before` it reaches the server, in the middle of it (`within`), or `after` the
-                server has answered, whose answer is lost.
+                server has answered, whose answer is lost; `stall` keeps the connection, and
+                nothing passes on any of them from here on.
             skip: How many times to let it pass first.
         """
         done = threading.Event()
@@ -214,7 +219,9 @@ class Proxy:
                     time.sleep(self.delay)
                 if self._cut_by_plan(link, chunk, direction):
                     return
+                self._flowing.wait()
                 sink.sendall(chunk)
+                self.passed[direction] += len(chunk)
             self._flowing.wait()
             link.finish(sink)
         except OSError:
@@ -257,6 +264,10 @@ class Proxy:
                 plan.skip -= 1
                 return chunk, None
             self._plan = None
+            if plan.moment == "stall":
+                self._flowing.clear()
+                plan.done.set()
+                return chunk, None
             if plan.moment == "after":
                 link.lose_answer = True
                 plan.done.set()

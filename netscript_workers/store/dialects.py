@@ -22,6 +22,8 @@ class Dialect(ABC):
     # Appended to a SELECT whose rows are about to be changed.
     for_update: ClassVar[str]
     skip_locked: ClassVar[str]
+    # Begins a transaction that reads one snapshot, whatever others commit meanwhile.
+    begin_snapshot: ClassVar[str]
 
     @abstractmethod
     def insert(self, conn: Connection, table: Table, rows: Sequence[Row]) -> None:
@@ -88,6 +90,7 @@ class SqliteDialect(Dialect):
     name = "sqlite"
     for_update = ""
     skip_locked = ""
+    begin_snapshot = "BEGIN DEFERRED"
 
     def insert(self, conn: Connection, table: Table, rows: Sequence[Row]) -> None:
         """Insert by the driver's executemany: half the cost of unpacking JSON in SQL."""
@@ -170,6 +173,7 @@ class PostgresDialect(Dialect):
     name = "postgresql"
     for_update = "FOR UPDATE"
     skip_locked = "FOR UPDATE SKIP LOCKED"
+    begin_snapshot = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 
     def insert(self, conn: Connection, table: Table, rows: Sequence[Row]) -> None:
         """Insert from one JSON parameter: a quarter of the client's CPU of executemany."""

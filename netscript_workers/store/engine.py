@@ -14,6 +14,7 @@ from sqlalchemy.exc import ArgumentError
 
 from netscript_workers.clock import SYSTEM_CLOCK, Clock
 from netscript_workers.errors import ConfigurationError
+from netscript_workers.store import links
 from netscript_workers.store.dialects import DIALECTS, Dialect
 
 if TYPE_CHECKING:
@@ -147,6 +148,7 @@ class Store:
         clock: Clock | None = None,
         pool_size: int = 5,
         patience: float = SQLITE_BUSY_SECONDS,
+        bounded: bool = True,
     ) -> None:
         """Prepare the engines; nothing connects yet.
 
@@ -154,12 +156,15 @@ class Store:
             url: `sqlite:///file.db` or `postgresql://…`.
             clock: Overrides the database's clock; tests only.
             pool_size: Connections kept open for each of writing and reading.
-            patience: Seconds that a transaction waits for its turn on SQLite.
+            patience: Seconds that a transaction waits for its turn on SQLite, and a statement for
+                its end on PostgreSQL.
+            bounded: Whether that holds on PostgreSQL; a migration takes as long as it takes.
 
         Raises:
             ConfigurationError: The URL can't be used.
         """
         self._patience = patience
+        self._bounded = bounded
         self._parsed = parse_url(url)
         self.url = masked(url)
         self.dialect = DIALECTS[self._parsed.get_backend_name()]
@@ -196,6 +201,19 @@ class Store:
         with self._reader.connect() as conn:
             yield conn
 
+    @contextmanager
+    def snapshot(self) -> Generator[Connection]:
+        """Open a connection on which all statements see one snapshot.
+
+        It holds up no writer, but what others delete meanwhile can't be cleaned up: be brief.
+        """
+        with self._reader.connect() as conn:
+            conn.exec_driver_sql(self.dialect.begin_snapshot)
+            try:
+                yield conn
+            finally:
+                conn.exec_driver_sql("ROLLBACK")
+
     def dedicated(self) -> Engine:
         """Return an engine of its own, for a thread that must never wait for the pool."""
         return self._create_engine(1)
@@ -207,6 +225,7 @@ class Store:
 
     def _create_engine(self, pool_size: int, *, read_only: bool = False) -> Engine:
         if not self.is_sqlite:
+            patience = self._patience if self._bounded else None
             engine = create_engine(
                 self._parsed,
                 isolation_level="AUTOCOMMIT" if read_only else "READ COMMITTED",
@@ -215,12 +234,12 @@ class Store:
                 # A server that was restarted must not cost anybody a 503.
                 pool_pre_ping=True,
                 hide_parameters=True,  # an error must not carry a payload into a log
-                connect_args={
-                    "connect_timeout": 5,
-                    "application_name": "netscript",
-                    "options": _INDEXES_ONLY,
-                },
+                connect_args=links.parameters(
+                    self._parsed, name="netscript", patience=patience, options=_INDEXES_ONLY
+                ),
             )
+            if patience is not None:
+                links.bound(engine, patience)
             event.listen(engine, "connect", _read_ids_as_text)
             return engine
         engine = create_engine(
