@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,10 @@ class Fleet:
             self._start(f"server {number}", ("serve", "--port", str(port)))
         for number in (1, 2):
             self._start(f"worker {number}", ("worker",))
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until both servers answer."""
         for port in self.ports:
             wait_until_answers(f"http://127.0.0.1:{port}", seconds=90)
 
@@ -243,6 +248,7 @@ class Soak:
 
     async def _redeliver(self) -> None:
         """Whatever was lost on the way, and a sample of the rest, changes nothing any more."""
+        await asyncio.to_thread(self._fleet.wait)
         counted = "SELECT count(*) FROM netscript_trigger_events"
         before = scalar(self._store, counted)
         doubtful = [one for one in self._load.accepted if one.lost]
@@ -326,7 +332,7 @@ def main() -> None:
                 rate=given.events_per_second,
                 kill_every=given.kill_every,
                 calibrate=given.calibrate,
-                say=lambda line: print(line, flush=True),
+                say=partial(print, flush=True),
             )
     print(f"{given.database} on {os.cpu_count()} cores: {result}")
     if result.broken:

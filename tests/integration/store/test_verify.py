@@ -124,6 +124,11 @@ def break_overlooked(scene: Scene) -> None:
     later(scene, 100)
 
 
+def break_worker(scene: Scene) -> None:
+    scene.run("DELETE FROM netscript_workers")
+    later(scene)
+
+
 PLANTED: dict[str, tuple[str, Callable[[Scene], None]]] = {
     "live and finished": ("execution-twice", break_execution_twice),
     "two of a key at once": ("key-overlap", break_key_overlap),
@@ -149,7 +154,7 @@ PLANTED: dict[str, tuple[str, Callable[[Scene], None]]] = {
     "a free key that is waited for": ("key-overlooked", break_overlooked),
     "a worker that is on no list": (
         "worker-unknown",
-        lambda scene: (scene.run("DELETE FROM netscript_workers"), later(scene))[0],
+        break_worker,
     ),
     "a lease that is over": ("lease-over", later),
     "live and completed": (
