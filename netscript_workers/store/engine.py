@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # Longer than any transaction of ours; a user's own long one makes the others wait, not fail.
 SQLITE_BUSY_SECONDS = 30.0
 _CLOCK_CHECK_SECONDS = 1.0
+# Microseconds that two machines' clocks may drift apart in a second, slewing included.
+_CLOCK_DRIFT = 1000.0
 # Every statement of ours is made for an index. A plan that was made and kept while a table was
 # nearly empty would read all of it when it no longer is.
 _INDEXES_ONLY = "-c enable_seqscan=off -c enable_bitmapscan=off -c enable_hashjoin=off"
@@ -111,12 +113,19 @@ def _read_ids_as_text(connection: Any, record: Any) -> None:
 
 
 class DatabaseClock:
-    """The database's clock, asked once a second and carried on by the monotonic clock between."""
+    """The database's clock, asked once a second and carried on by the monotonic clock between.
+
+    The server has read its clock some time between the question and the answer, which on a busy
+    machine is a long time. So each answer only narrows down what is known: without it, the clocks
+    of two processes would disagree by as much as the slowest of their latest questions took.
+    """
 
     def __init__(self, dialect: Dialect, local: Clock) -> None:
         self._dialect = dialect
         self._local = local
         self._offset: int | None = None
+        # Where the true offset lies, for certain.
+        self._least = self._most = 0.0
         self._asked = float("-inf")
 
     def now(self, conn: Connection) -> int:
@@ -124,12 +133,24 @@ class DatabaseClock:
         monotonic = time.monotonic()
         if monotonic - self._asked >= _CLOCK_CHECK_SECONDS:
             told = self._dialect.measure_clock(conn)
-            monotonic = time.monotonic()
-            self._offset = None if told is None else told - round(monotonic * 1e6)
-            self._asked = monotonic
+            answered = time.monotonic()
+            if told is None:
+                self._offset = None
+            else:
+                self._learn(told - answered * 1e6, told - monotonic * 1e6, answered)
+            self._asked = monotonic = answered
         if self._offset is None:
             return self._local.now()
         return self._offset + round(monotonic * 1e6)
+
+    def _learn(self, least: float, most: float, at: float) -> None:
+        """Take in that the offset lies between these two."""
+        drift = max(at - self._asked, 0.0) * _CLOCK_DRIFT if self._offset is not None else 0.0
+        narrow = max(least, self._least - drift), min(most, self._most + drift)
+        # Nothing in common: the server's clock was set.
+        known = self._offset is not None and narrow[0] <= narrow[1]
+        self._least, self._most = narrow if known else (least, most)
+        self._offset = round((self._least + self._most) / 2)
 
 
 class Store:

@@ -78,7 +78,7 @@ def add_latencies(store: Store, windows: Sequence[Window], began: int) -> None:
     waits: list[list[float]] = [[] for _ in windows]
     for created, wait in found:
         place = int((created - began) / 1e6 // WINDOW)
-        if place < len(waits):
+        if 0 <= place < len(waits):
             waits[place].append(wait / 1000)
     for window, waited in zip(windows, waits, strict=True):
         if waited:

@@ -87,29 +87,33 @@ class Load:
     twice: float = 0.05
     accepted: list[Delivery] = field(default_factory=list[Delivery])
     statuses: Counter[str] = field(default_factory=Counter[str])
-    rate: float = 0.0
     stopping: bool = False
     number: int = 0
+    _rate: float = 0.0
+    _owed: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
+
+    def set_rate(self, rate: float) -> None:
+        """Send so many a second from now on; what could not be sent so far is forgotten."""
+        self._rate, self._owed = rate, asyncio.Semaphore(0)
 
     async def run(self, senders: int) -> None:
-        """Send until `stopping`; with a rate so many a second, else as fast as it is answered."""
+        """Send until `stopping`."""
         async with asyncio.TaskGroup() as group:
-            self._owed = asyncio.Semaphore(0)
             pacing = group.create_task(self._pace())
             workers = [group.create_task(self._work(seed)) for seed in range(senders)]
             await asyncio.wait(workers, return_when=asyncio.ALL_COMPLETED)
             pacing.cancel()
 
     async def _pace(self) -> None:
-        started, sent = time.monotonic(), 0
+        owed, at = 0.0, time.monotonic()
         while True:
-            if self.rate <= 0:
-                started, sent = time.monotonic(), 0
-            due = int((time.monotonic() - started) * self.rate)
-            for _ in range(due - sent):
-                self._owed.release()
-            sent = max(due, sent)
             await asyncio.sleep(0.01)
+            now = time.monotonic()
+            owed += (now - at) * self._rate
+            at = now
+            for _ in range(int(owed)):
+                self._owed.release()
+            owed %= 1
 
     async def _work(self, seed: int) -> None:
         chance = random.Random(seed)

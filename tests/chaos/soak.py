@@ -177,7 +177,8 @@ class Soak:
                 self.result.capacity = await self._feed(calibrate)
                 say(f"capacity: {self.result.capacity:.0f} events/s")
                 rate = self.result.capacity / 2
-            self.result.rate = self._load.rate = rate
+            self.result.rate = rate
+            self._load.set_rate(rate)
             began = SYSTEM_CLOCK.now()
             await self._windows(minutes, kill_every, sending, say)
             self._load.stopping = True
@@ -198,9 +199,9 @@ class Soak:
         started, accepted = time.monotonic(), len(self._load.accepted)
         while time.monotonic() < ends:
             waiting = await asyncio.to_thread(scalar, self._store, LIVE)
-            self._load.rate = 5000.0 if waiting < _MOST_WAITING else 0.0
+            self._load.set_rate(5000.0 if waiting < _MOST_WAITING else 0.0)
             await asyncio.sleep(0.05)
-        self._load.rate = 0.0
+        self._load.set_rate(0.0)
         return (len(self._load.accepted) - accepted) / (time.monotonic() - started)
 
     async def _windows(
@@ -217,10 +218,6 @@ class Soak:
             await asyncio.sleep(max(0.0, min(next_kill, next_window) - time.monotonic()))
             if sending.done():
                 sending.result()
-            if time.monotonic() >= next_kill:
-                await asyncio.to_thread(self._fleet.kill, chance.choice(("server 1", "worker 1")))
-                self.result.kills += 1
-                next_kill += kill_every
             if time.monotonic() >= next_window:
                 window = Window(at=next_window - WINDOW - started)
                 now_accepted, now_executed = len(self._load.accepted), self.executed()
@@ -232,6 +229,10 @@ class Soak:
                 self.result.windows.append(window)
                 next_window += WINDOW
                 say(table([window]).splitlines()[1])
+            if time.monotonic() >= next_kill:
+                await asyncio.to_thread(self._fleet.kill, chance.choice(("server 1", "worker 1")))
+                self.result.kills += 1
+                next_kill += kill_every
 
     async def _drain(self) -> None:
         started = time.monotonic()
