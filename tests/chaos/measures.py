@@ -108,9 +108,9 @@ class Trend:
 def compare(windows: Sequence[Window], spared: Sequence[str]) -> list[Trend]:
     """Compare the last quarter with the first: the median of each, so that one kill is nothing.
 
-    Memory may grow by an eighth and 12 MiB (caches that fill up, an arena that split), a wait by
-    half and 5 ms at the median, and by all of itself and 100 ms at the 95th percentile, which
-    holds what waited while a killed process started again.
+    Memory may grow by an eighth and 12 MiB (caches that fill up, an arena that split). A wait may
+    double, and 25 ms more at the median and 250 ms more at the 95th percentile, which holds what
+    waited while a killed process started again and took the processor from the others.
     """
     quarter = max(1, len(windows) // 4)
     early, late = windows[:quarter], windows[-quarter:]
@@ -125,8 +125,8 @@ def compare(windows: Sequence[Window], spared: Sequence[str]) -> list[Trend]:
     ]
     return [
         *memory,
-        trend("claim p50, ms", lambda window: window.p50, 1.5, 5.0),
-        trend("claim p95, ms", lambda window: window.p95, 2.0, 100.0),
+        trend("claim p50, ms", lambda window: window.p50, 2.0, 25.0),
+        trend("claim p95, ms", lambda window: window.p95, 2.0, 250.0),
     ]
 
 
