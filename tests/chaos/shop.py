@@ -23,8 +23,10 @@ async def plain(ctx: JobContext):
 @job(id="keyed")
 async def keyed(ctx: JobContext):
     note("start", ctx)
-    await asyncio.sleep(0.005)
-    note("end", ctx)
+    try:
+        await asyncio.sleep(0.005)
+    finally:  # an attempt that is cancelled has ended too
+        note("end", ctx)
     return ctx.fence_token
 
 @job(id="flaky", retry=Retry(max_attempts=5, initial_delay=0.2))
@@ -41,10 +43,12 @@ def charge(number):
 @job(id="steps")
 async def steps(ctx: JobContext):
     note("start", ctx)
-    first = await ctx.step("first", charge, ctx.payload["number"])
-    await ctx.report_progress(50, "half")
-    await ctx.step("second", charge, first)
-    note("end", ctx)
+    try:
+        first = await ctx.step("first", charge, ctx.payload["number"])
+        await ctx.report_progress(50, "half")
+        await ctx.step("second", charge, first)
+    finally:
+        note("end", ctx)
     return ctx.fence_token
 
 @job(id="parent")

@@ -13,6 +13,7 @@ import os
 import random
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from functools import partial
@@ -44,6 +45,8 @@ SENDERS = 16
 # Calibration feeds as much as the workers take away: it stops while this many wait.
 _MOST_WAITING = 300
 _REDELIVERED = 3000
+# An attempt that took a minute is a fault, unless the machine was suspended.
+_PAUSE = 20.0
 LIVE = "SELECT count(*) FROM netscript_executions"
 
 
@@ -122,6 +125,9 @@ class Result:
     accepted: int = 0
     executed: int = 0
     drained_in: float = 0.0
+    # The longest that the machine itself stood still: timers of attempts run out meanwhile.
+    paused: float = 0.0
+    timeouts: int = 0
     checked: dict[str, int] = field(default_factory=dict[str, int])
 
     @property
@@ -135,7 +141,8 @@ class Result:
             f"{table(self.windows)}\n"
             f"{'':<22}{'first':>10}{'last':>10}{'at most':>10}  (quarters)\n{trends}\n"
             f"{self.accepted} accepted, {self.executed} executed, answers {self.statuses}, "
-            f"drained in {self.drained_in:.1f} s, verified {self.checked}"
+            f"drained in {self.drained_in:.1f} s, {self.timeouts} timed out, "
+            f"verified {self.checked}"
         )
 
 
@@ -215,7 +222,9 @@ class Soak:
         next_kill, next_window = started + kill_every, started + WINDOW
         accepted, executed = len(self._load.accepted), self.executed()
         while time.monotonic() < started + minutes * 60:
-            await asyncio.sleep(max(0.0, min(next_kill, next_window) - time.monotonic()))
+            due = min(next_kill, next_window)
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            self.result.paused = max(self.result.paused, time.monotonic() - due)
             if sending.done():
                 sending.result()
             if time.monotonic() >= next_window:
@@ -274,11 +283,21 @@ class Soak:
             "FROM netscript_execution_history",
         )
         self.result.executed = len(finished)
+        failures = Counter(
+            id_
+            for id_, outcome in rows(
+                self._store,
+                "SELECT CAST(execution_id AS text), outcome FROM netscript_execution_attempts",
+            )
+            if outcome != "lost"
+        )
         for id_, job_id, status, token, attempt, result in finished:
             assert status == "completed", (id_, job_id, status)
             assert json.loads(result) == token, (id_, token, result)
             assert (id_, token) in ended, f"{id_} completed without having run to its end"
-            assert attempt == (2 if job_id == "flaky" else 1), (id_, job_id, attempt)
+            assert attempt == 1 + failures[id_], (id_, job_id, attempt)
+            self.result.timeouts += failures[id_] - (job_id == "flaky")
+        assert self.result.timeouts == 0 or self.result.paused > _PAUSE, str(self.result)
         self._check_events(self._load.accepted, {row[0] for row in finished})
 
     def _check_events(self, accepted: list[Delivery], finished: set[str]) -> None:

@@ -159,7 +159,8 @@ async def test_a_database_that_falls_silent_costs_a_sender_a_503_and_not_for_eve
             answers = [await edge.post({"id": name}) for name in ("order", "later")]
             return all(answer.status_code == 202 for answer in answers)
 
-        await eventually_async(both_taken, what="both of them being taken")
+        taken: bool = await eventually_async(both_taken, what="both of them being taken")
+        assert taken
     # Of the silent commit nobody knew what became of it; the redelivery made it one.
     assert stored(direct) == {"warm-up": 1, "order": 1, "later": 1}
 
