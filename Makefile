@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check chaos format clean
+.PHONY: help demo test check chaos soak format clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -42,6 +42,9 @@ check: $(VENV)/.dev ## Lint, types (two checkers), import contracts
 
 chaos: $(VENV)/.dev ## What needs minutes: processes killed under load
 	$(BIN)/python -m pytest -m chaos -s -p no:xdist tests/chaos
+
+soak: $(VENV)/.dev ## Ten minutes on each database at half of what the machine can do, under kills
+	NETSCRIPT_TEST_SOAK_MINUTES=10 $(BIN)/python -m pytest -m chaos -s -p no:xdist tests/chaos/test_soak.py
 
 format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff check --fix .

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 from sqlalchemy import make_url
 
@@ -17,7 +14,8 @@ from netscript_workers.store import migrations
 from netscript_workers.store.engine import Store
 from netscript_workers.testing import ManualClock
 from tests import servers
-from tests.servers import Servers
+from tests.proxy import Proxy, proxy_of
+from tests.servers import Servers, new_database
 
 for _name in list(os.environ):
     if _name.startswith(("NETSCRIPT_", "WORKERS_")) and not _name.startswith("NETSCRIPT_TEST_"):
@@ -94,37 +92,28 @@ def postgres_admin() -> str:
 
 @pytest.fixture(scope="session")
 def postgres_template(postgres_admin: str) -> Iterator[str]:
-    with _database(postgres_admin) as name:
-        migrations.upgrade(_url(postgres_admin, name))
-        yield name
+    with new_database(postgres_admin) as url:
+        migrations.upgrade(url)
+        yield str(make_url(url).database)
 
 
 @pytest.fixture
 def postgres_url(postgres_admin: str, postgres_template: str) -> Iterator[str]:
-    with _database(postgres_admin, template=postgres_template) as name:
-        yield _url(postgres_admin, name)
+    with new_database(postgres_admin, template=postgres_template) as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_proxy(postgres_url: str) -> Iterator[tuple[Proxy, str]]:
+    """A migrated PostgreSQL database behind a proxy that tests cut, and its URL there."""
+    with proxy_of(postgres_url) as opened:
+        yield opened
 
 
 @pytest.fixture
 def empty_postgres_url(postgres_admin: str) -> Iterator[str]:
-    with _database(postgres_admin) as name:
-        yield _url(postgres_admin, name)
-
-
-@contextlib.contextmanager
-def _database(admin: str, template: str = "template1") -> Generator[str]:
-    name = f"netscript_test_{uuid.uuid4().hex[:16]}"
-    with psycopg.connect(admin, autocommit=True) as conn:
-        conn.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'.encode())
-    try:
-        yield name
-    finally:
-        with psycopg.connect(admin, autocommit=True) as conn:
-            conn.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'.encode())
-
-
-def _url(admin: str, name: str) -> str:
-    return make_url(admin).set(database=name).render_as_string(hide_password=False)
+    with new_database(postgres_admin) as url:
+        yield url
 
 
 BOTH = [

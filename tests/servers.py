@@ -10,11 +10,13 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
+from sqlalchemy import make_url
 
 NAMES = ("postgres", "redis", "amqp", "nats", "mqtt")
 _PORTS = {"redis": 6379, "amqp": 5672, "nats": 4222, "mqtt": 1883}
@@ -66,6 +68,19 @@ def find(*, may_start: bool) -> Servers:
             servers.missing[name] = f"nothing answers at 127.0.0.1:{port}; set {variable(name)}"
     _find_postgres(servers, may_start=may_start)
     return servers
+
+
+@contextlib.contextmanager
+def new_database(admin: str, template: str = "template1") -> Generator[str]:
+    """Create a PostgreSQL database; yield its URL, and drop it whoever is still connected."""
+    name = f"netscript_test_{uuid.uuid4().hex[:16]}"
+    with psycopg.connect(admin, autocommit=True) as conn:
+        conn.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'.encode())
+    try:
+        yield make_url(admin).set(database=name).render_as_string(hide_password=False)
+    finally:
+        with psycopg.connect(admin, autocommit=True) as conn:
+            conn.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'.encode())
 
 
 def _answers(port: int) -> bool:

@@ -23,6 +23,8 @@ class Dialect(ABC):
     # Appended to a SELECT whose rows are about to be changed.
     for_update: ClassVar[str]
     skip_locked: ClassVar[str]
+    # Begins a transaction that reads one snapshot, whatever others commit meanwhile.
+    begin_snapshot: ClassVar[str]
 
     @abstractmethod
     def insert_all(self, conn: Connection, parts: Sequence[tuple[Table, Sequence[Row]]]) -> None:
@@ -97,6 +99,7 @@ class SqliteDialect(Dialect):
     name = "sqlite"
     for_update = ""
     skip_locked = ""
+    begin_snapshot = "BEGIN DEFERRED"
 
     def insert_all(self, conn: Connection, parts: Sequence[tuple[Table, Sequence[Row]]]) -> None:
         """Insert many rows a statement.
@@ -219,6 +222,7 @@ class PostgresDialect(Dialect):
     name = "postgresql"
     for_update = "FOR UPDATE"
     skip_locked = "FOR UPDATE SKIP LOCKED"
+    begin_snapshot = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 
     def insert_all(self, conn: Connection, parts: Sequence[tuple[Table, Sequence[Row]]]) -> None:
         """Insert all tables in one round trip, each from one JSON parameter.

@@ -14,6 +14,7 @@ from sqlalchemy.exc import ArgumentError
 
 from netscript_workers.clock import SYSTEM_CLOCK, Clock
 from netscript_workers.errors import ConfigurationError
+from netscript_workers.store import links
 from netscript_workers.store.dialects import DIALECTS, Dialect
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ _SQLITE_STATEMENTS = 512
 _SQLITE_WAL_PAGES = 8_000
 _SQLITE_CACHE_KIB = 16_000
 _CLOCK_CHECK_SECONDS = 1.0
+# Microseconds that two machines' clocks may drift apart in a second, slewing included.
+_CLOCK_DRIFT = 1000.0
 # Every statement of ours is made for an index. A plan that was made and kept while a table was
 # nearly empty would read all of it when it no longer is. What can only be read whole (the list of
 # workers) then looks so costly that PostgreSQL would compile its plan: 70 to 260 ms for a few rows.
@@ -120,12 +123,19 @@ def _read_ids_as_text(connection: Any, record: Any) -> None:
 
 
 class DatabaseClock:
-    """The database's clock, asked once a second and carried on by the monotonic clock between."""
+    """The database's clock, asked once a second and carried on by the monotonic clock between.
+
+    The server has read its clock some time between the question and the answer, which on a busy
+    machine is a long time. So each answer only narrows down what is known: without it, the clocks
+    of two processes would disagree by as much as the slowest of their latest questions took.
+    """
 
     def __init__(self, dialect: Dialect, local: Clock) -> None:
         self._dialect = dialect
         self._local = local
         self._offset: int | None = None
+        # Where the true offset lies, for certain.
+        self._least = self._most = 0.0
         self._asked = float("-inf")
 
     def now(self, conn: Connection) -> int:
@@ -133,12 +143,24 @@ class DatabaseClock:
         monotonic = time.monotonic()
         if monotonic - self._asked >= _CLOCK_CHECK_SECONDS:
             told = self._dialect.measure_clock(conn)
-            monotonic = time.monotonic()
-            self._offset = None if told is None else told - round(monotonic * 1e6)
-            self._asked = monotonic
+            answered = time.monotonic()
+            if told is None:
+                self._offset = None
+            else:
+                self._learn(told - answered * 1e6, told - monotonic * 1e6, answered)
+            self._asked = monotonic = answered
         if self._offset is None:
             return self._local.now()
         return self._offset + round(monotonic * 1e6)
+
+    def _learn(self, least: float, most: float, at: float) -> None:
+        """Take in that the offset lies between these two."""
+        drift = max(at - self._asked, 0.0) * _CLOCK_DRIFT if self._offset is not None else 0.0
+        narrow = max(least, self._least - drift), min(most, self._most + drift)
+        # Nothing in common: the server's clock was set.
+        known = self._offset is not None and narrow[0] <= narrow[1]
+        self._least, self._most = narrow if known else (least, most)
+        self._offset = round((self._least + self._most) / 2)
 
 
 class Store:
@@ -157,6 +179,7 @@ class Store:
         clock: Clock | None = None,
         pool_size: int = 5,
         patience: float = SQLITE_BUSY_SECONDS,
+        bounded: bool = True,
     ) -> None:
         """Prepare the engines; nothing connects yet.
 
@@ -164,12 +187,15 @@ class Store:
             url: `sqlite:///file.db` or `postgresql://…`.
             clock: Overrides the database's clock; tests only.
             pool_size: Connections kept open for each of writing and reading.
-            patience: Seconds that a transaction waits for its turn on SQLite.
+            patience: Seconds that a transaction waits for its turn on SQLite, and a statement for
+                its end on PostgreSQL.
+            bounded: Whether that holds on PostgreSQL; a migration takes as long as it takes.
 
         Raises:
             ConfigurationError: The URL can't be used.
         """
         self._patience = patience
+        self._bounded = bounded
         self._parsed = parse_url(url)
         self.url = masked(url)
         self.dialect = DIALECTS[self._parsed.get_backend_name()]
@@ -206,6 +232,19 @@ class Store:
         with self._reader.connect() as conn:
             yield conn
 
+    @contextmanager
+    def snapshot(self) -> Generator[Connection]:
+        """Open a connection on which all statements see one snapshot.
+
+        It holds up no writer, but what others delete meanwhile can't be cleaned up: be brief.
+        """
+        with self._reader.connect() as conn:
+            conn.exec_driver_sql(self.dialect.begin_snapshot)
+            try:
+                yield conn
+            finally:
+                conn.exec_driver_sql("ROLLBACK")
+
     def dedicated(self) -> Engine:
         """Return an engine of its own, for a thread that must never wait for the pool."""
         return self._create_engine(1)
@@ -217,6 +256,7 @@ class Store:
 
     def _create_engine(self, pool_size: int, *, read_only: bool = False) -> Engine:
         if not self.is_sqlite:
+            patience = self._patience if self._bounded else None
             engine = create_engine(
                 self._parsed,
                 isolation_level="AUTOCOMMIT" if read_only else "READ COMMITTED",
@@ -225,12 +265,12 @@ class Store:
                 # A server that was restarted must not cost anybody a 503.
                 pool_pre_ping=True,
                 hide_parameters=True,  # an error must not carry a payload into a log
-                connect_args={
-                    "connect_timeout": 5,
-                    "application_name": "netscript",
-                    "options": _INDEXES_ONLY,
-                },
+                connect_args=links.parameters(
+                    self._parsed, name="netscript", patience=patience, options=_INDEXES_ONLY
+                ),
             )
+            if patience is not None:
+                links.bound(engine, patience)
             event.listen(engine, "connect", _read_ids_as_text)
             return engine
         engine = create_engine(

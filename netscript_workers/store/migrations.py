@@ -74,7 +74,7 @@ def upgrade(url: str) -> None:
     Raises:
         StoreUnavailableError: The database can't be reached.
     """
-    store = Store(url, pool_size=1)
+    store = Store(url, pool_size=1, bounded=False)
     try:
         with store.engine.connect() as conn, conn.begin():
             if not store.is_sqlite:

@@ -15,7 +15,7 @@ from netscript_workers.store.engine import Store
 
 DAY = 24 * 3600 * MICROSECONDS
 CHUNK = 500
-_CHANGES_KEPT = 3600 * MICROSECONDS
+CHANGES_KEPT = 3600 * MICROSECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def prune(store: Store, retention: Retention) -> int:
         now = store.now(conn)
         gone += idempotency.prune(conn, store.dialect, now=now, limit=CHUNK)
         changes.stamp(conn, store.dialect)
-        gone += changes.prune(conn, before=now - _CHANGES_KEPT, limit=CHUNK)
+        gone += changes.prune(conn, before=now - CHANGES_KEPT, limit=CHUNK)
     return gone
 
 

@@ -140,7 +140,7 @@ class Ticker:
             if keys or stored.released:
                 changed += admissions.admit(conn, self._store.dialect, keys, stored.released)
             made_ready = stored.ready or any(status == "queued" for _, status in changed)
-            done.claimed = self._claim(conn, work, now, fresh=work.look or made_ready)
+            done.claimed = self._claim(conn, work, fresh=work.look or made_ready)
             changed += [(claim.id, "running") for claim in done.claimed]
             changes.record(conn, self._store.dialect, list(dict(changed).items()), now)
         if self._next_due is not None:
@@ -198,9 +198,7 @@ class Ticker:
             done.others = True
         return keys
 
-    def _claim(
-        self, conn: Connection, work: Work, now: int, *, fresh: bool
-    ) -> list[ClaimedExecution]:
+    def _claim(self, conn: Connection, work: Work, *, fresh: bool) -> list[ClaimedExecution]:
         if work.slots <= 0:
             return []
         clock = time.monotonic()
@@ -214,7 +212,8 @@ class Ticker:
             jobs=self._jobs,
             topics=self._topics,
             slots=work.slots,
-            now=now,
+            # Not the tick's beginning: what was enqueued since then can't have started before.
+            now=self._store.now(conn),
         )
 
     def _one_by_one(self, work: Work) -> Done:

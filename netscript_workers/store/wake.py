@@ -20,6 +20,7 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
+from netscript_workers.store import links
 from netscript_workers.store.engine import Store
 from netscript_workers.store.lifelines import folder
 
@@ -30,6 +31,8 @@ CHANNEL = "netscript_wake"
 _NOTIFY_GAP = 0.005
 _SQLITE_POLL = 0.05
 _RECONNECT_AFTER = 1.0
+# A notification takes no time; a bell that is stuck rings for nobody.
+_NOTIFY_PATIENCE = 5.0
 
 
 class Bell(Protocol):
@@ -89,8 +92,9 @@ class NotifyBell:
             pool_size=1,
             max_overflow=0,
             pool_pre_ping=True,
-            connect_args={"connect_timeout": 5, "application_name": "netscript-bell"},
+            connect_args=links.parameters(url, name="netscript-bell", patience=_NOTIFY_PATIENCE),
         )
+        links.bound(self._engine, _NOTIFY_PATIENCE)
         self._wanted = threading.Event()
         self._closed = False
         self._started = False

@@ -10,34 +10,25 @@ import random
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from netscript_triggers.store.verify import verify
 from netscript_workers.domain import NewExecution
 from netscript_workers.store.engine import Store
+from tests.chaos.lives import NOTE, Life, check_overlaps, read_lives
 from tests.kit import new, put, rows, scalar
 from tests.support import Process, eventually, free_port, wait_until_answers, write_project
 
 SECRET = "whsec_chaos"
 
-# The record is the handlers' own: a line in a file, written with one append, that no database
-# transaction of ours can take back.
-JOBS = """
-import asyncio, os, time
-from netscript_workers import JobContext, job
-
-RECORD = os.open(os.environ["CHAOS_RECORD"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-
-def note(what, ctx):
-    key = ctx.payload.get("key") or "-"
-    facts = (what, time.time_ns(), os.getpid(), ctx.id, ctx.fence_token, key)
-    os.write(RECORD, (" ".join(map(str, facts)) + "\\n").encode())
-
+JOBS = (
+    NOTE
+    + """
 @job(id="work")
 async def work(ctx: JobContext):
     note("start", ctx)
@@ -45,6 +36,7 @@ async def work(ctx: JobContext):
     note("end", ctx)
     return {"token": ctx.fence_token}
 """
+)
 
 TRIGGERS = """
 from netscript_triggers import enqueue_job, webhook
@@ -61,30 +53,6 @@ def orders(event):
 
 def project(place: Path) -> Path:
     return write_project(place, {"jobs/work.py": JOBS, "triggers/orders.py": TRIGGERS})
-
-
-@dataclass(frozen=True)
-class Life:
-    """One run of a handler, as it noted itself; times in nanoseconds."""
-
-    start: int
-    end: int | None
-    pid: int
-    execution: str
-    token: int
-    key: str
-
-
-def read_lives(record: Path) -> list[Life]:
-    started: dict[tuple[str, str], Life] = {}
-    for line in record.read_text().splitlines():
-        what, at, pid, execution, token, key = line.split(" ", 5)
-        name = (token, execution)
-        if what == "start":
-            started[name] = Life(int(at), None, int(pid), execution, int(token), key)
-        else:
-            started[name] = replace(started[name], end=int(at))
-    return list(started.values())
 
 
 @dataclass
@@ -167,8 +135,10 @@ def drain_under_kills(
     report.seconds = time.monotonic() - began
     lives = read_lives(record)
     _check_results(store, backlog, lives)
-    _check_keys(lives, workers.killed)
+    check_overlaps(lives, workers.killed)
     _check_restarts(lives, workers.killed, report)
+    found = verify(store)
+    assert not found.findings, str(found)
     store.dispose()
     return report
 
@@ -191,20 +161,6 @@ def _check_results(store: Store, backlog: Iterable[NewExecution], lives: list[Li
         assert (id_, token) in ended
     # Nobody's slot is left behind.
     assert scalar(store, "SELECT count(*) FROM netscript_concurrency_slots") == 0
-
-
-def _check_keys(lives: list[Life], killed: dict[int, int]) -> None:
-    """No two living attempts of one execution, or of one key, at any instant."""
-    by_name: defaultdict[str, list[Life]] = defaultdict(list)
-    for life in lives:
-        by_name[life.execution].append(life)
-        if life.key != "-":
-            by_name[life.key].append(life)
-    for name, same in by_name.items():
-        same.sort(key=lambda life: life.start)
-        for earlier, later in pairwise(same):
-            alive_until = earlier.end if earlier.end is not None else killed[earlier.pid]
-            assert later.start >= alive_until, f"{name}: {earlier} overlaps {later}"
 
 
 def _check_restarts(lives: list[Life], killed: dict[int, int], report: Report) -> None:
@@ -346,6 +302,8 @@ def accept_under_kills(url: str, place: Path, *, kills: int, senders: int = 16) 
     finally:
         servers.stop()
     _check_events(store, load.orders)
+    found = verify(store)
+    assert not found.findings, str(found)
     store.dispose()
     return f"{kills} kills, {accepted} accepted of {len(load.orders)}, {dict(load.statuses)}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any, cast
 from urllib.parse import quote
 
 import psycopg
@@ -230,3 +231,33 @@ def test_the_stores_name_for_people_is_its_url(database_url: str) -> None:
     store = Store(database_url)
     assert make_url(store.url).database == make_url(database_url).database
     store.dispose()
+
+
+class SlowServer:
+    """A server's clock that is read in the middle of a round trip of so many seconds."""
+
+    def __init__(self, ahead: float) -> None:
+        self.ahead, self.before, self.after = ahead, 0.0, 0.0
+
+    def measure_clock(self, conn: object) -> int:
+        time.sleep(self.before)
+        told = round((time.monotonic() + self.ahead) * 1e6)
+        time.sleep(self.after)
+        return told
+
+
+def test_a_slow_answer_does_not_spoil_what_is_known_of_the_servers_clock() -> None:
+    server, unused = SlowServer(ahead=1000.0), cast("Any", None)
+    clock = DatabaseClock(cast("Any", server), ManualClock())
+
+    def error() -> float:
+        clock._asked -= 2  # ask again
+        return clock.now(unused) / 1e6 - (time.monotonic() + server.ahead)
+
+    assert abs(error()) < 0.05
+    server.after = 0.3  # on a busy machine the answer waits to be looked at
+    assert abs(error()) < 0.05
+    server.before, server.after = 0.3, 0.0  # or the question does
+    assert abs(error()) < 0.05
+    server.ahead, server.before = 900.0, 0.0  # the server's clock was set
+    assert abs(error()) < 0.05
