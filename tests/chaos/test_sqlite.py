@@ -17,7 +17,8 @@ from netscript_workers.store import wal
 from netscript_workers.store.engine import Store
 from netscript_workers.store.wal import Wal
 from tests.acceptance.test_two_processes import work
-from tests.chaos.kills import Senders, Servers, project, read_lives
+from tests.chaos.kills import Senders, Servers, project
+from tests.chaos.lives import read_lives
 from tests.kit import Hand, ended, new, put, scalar
 from tests.support import Process, eventually
 
