@@ -60,6 +60,7 @@ def worker_options(settings: Settings) -> WorkerOptions:
         window=round(settings.idempotency_hours * HOUR),
         retention=Retention(completed=completed, failed=failed),
         version=__version__,
+        project=(settings.project_dir, settings.jobs_dir),
     )
 
 
@@ -81,7 +82,7 @@ def run_worker(settings: Settings) -> int:
     store = open_store(settings)
     definitions.register(store, jobs.values())
     try:
-        left = _run(lambda: _work(store, jobs, worker_options(settings)))
+        left = run_loop(lambda: _work(store, jobs, worker_options(settings)))
     except WorkerFencedError:
         # Handlers in threads may still be at it: only the end of the process stops them.
         _leave(1)
@@ -91,7 +92,7 @@ def run_worker(settings: Settings) -> int:
     return 0
 
 
-def _run(main: Callable[[], Any]) -> Any:
+def run_loop(main: Callable[[], Any]) -> Any:
     """Run on uvloop where it is installed; it costs a third less per execution."""
     try:
         from uvloop import new_event_loop  # noqa: PLC0415 - not on every platform

@@ -41,6 +41,7 @@ class Maintenance:
         retention: Retention,
         strangers: threading.Event,
         on_rescued: Callable[[], None],
+        find_suspects: Callable[[], bool] = lambda: False,
     ) -> None:
         """Prepare; `start()` starts the thread.
 
@@ -52,12 +53,14 @@ class Maintenance:
             strangers: Is set by a claim that left ready executions: perhaps nobody knows
                 their jobs.
             on_rescued: Called when there is work again.
+            find_suspects: Looks for executions that must run alone, and has them claimed.
         """
         self._store = store
         self._worker_id = worker_id
         self._lifeline = lifeline
         self._retention = retention
         self._on_rescued = on_rescued
+        self._find_suspects = find_suspects
         self._stopped = threading.Event()
         self._strangers = strangers
         self._swept_to = ""
@@ -88,6 +91,7 @@ class Maintenance:
             if now >= parked_at + wait:
                 self._strangers.clear()
                 self._safely(self.park)
+                self._safely(self._find_suspects)
                 parked_at = now
             if now >= sweep_at:
                 self._safely(self.sweep)
@@ -115,6 +119,7 @@ class Maintenance:
         if rescued:
             logger.warning("rescued %d executions of dead workers", len(rescued))
             self._on_rescued()
+            self._find_suspects()
         return bool(rescued)
 
     def sweep(self) -> bool:

@@ -13,6 +13,7 @@ from netscript_workers.errors import WorkerFencedError
 from netscript_workers.execution.in_process import InProcessRunner
 from netscript_workers.heartbeat import Heartbeat
 from netscript_workers.ids import new_id
+from netscript_workers.isolation import Isolation
 from netscript_workers.jobs import JobDefinition
 from netscript_workers.maintenance import Maintenance
 from netscript_workers.pump import Pump, WorkerOptions
@@ -23,6 +24,9 @@ from netscript_workers.store.lifelines import Lifeline
 from netscript_workers.store.wake import make_bell
 
 logger = logging.getLogger(__name__)
+
+# How long handlers that were told to end may take for it.
+_LAST_SECONDS = 0.5
 
 
 class Worker:
@@ -81,9 +85,22 @@ class Worker:
             catalog=self._catalog,
         )
         pump.runner = runner
+        isolation = Isolation(
+            self._store,
+            self.id,
+            jobs=self._jobs,
+            topics=self._options.topics,
+            project=self._options.project,
+            window=self._options.window,
+            lifeline=lifeline.fileno(),
+            loop=loop,
+            on_end=pump.ended,
+            on_wanted=pump.look,
+        )
+        pump.isolation = isolation
 
         def fenced(reason: str) -> None:
-            loop.call_soon_threadsafe(self._fence, reason, runner)
+            loop.call_soon_threadsafe(self._fence, reason, runner, isolation)
 
         heartbeat = Heartbeat(
             self._store,
@@ -99,6 +116,7 @@ class Worker:
             retention=self._options.retention,
             strangers=pump.strangers,
             on_rescued=pump.look,
+            find_suspects=isolation.look,
         )
         pump.start()
         heartbeat.start()
@@ -106,7 +124,7 @@ class Worker:
         logger.info("worker %s runs %d jobs", self.id, len(self._jobs))
         try:
             await self._stop_wanted.wait()
-            return await self._leave(pump, runner, lifeline)
+            return await self._leave(pump, runner, isolation, lifeline)
         finally:
             await asyncio.to_thread(maintenance.stop)
             await asyncio.to_thread(pump.stop)
@@ -114,20 +132,33 @@ class Worker:
             runner.close()
             bell.close()
 
-    def _fence(self, reason: str, runner: InProcessRunner) -> None:
+    def _fence(self, reason: str, runner: InProcessRunner, isolation: Isolation) -> None:
         logger.error("worker %s ends: %s", self.id, reason)
         self._fenced = reason
+        isolation.drop()
         runner.drop_all()
         self._stop_wanted.set()
 
-    async def _leave(self, pump: Pump, runner: InProcessRunner, lifeline: Lifeline) -> list[str]:
+    async def _leave(
+        self, pump: Pump, runner: InProcessRunner, isolation: Isolation, lifeline: Lifeline
+    ) -> list[str]:
         pump.stop_claiming()
         if self._fenced is not None:
             raise WorkerFencedError(f"The worker lost its lease: {self._fenced}.")
         await asyncio.to_thread(leases.set_state, self._store, self.id, "draining")
-        await _until(lambda: runner.running == 0 or self._fenced is not None, self._options.grace)
+
+        def is_idle() -> bool:
+            return runner.running + isolation.running == 0
+
+        await _until(lambda: is_idle() or self._fenced is not None, self._options.grace)
         runner.drain()
-        await _until(lambda: runner.running == len(runner.in_threads), 1.0)
+        isolation.drain()
+        await _until(
+            lambda: runner.running == len(runner.in_threads) and isolation.running == 0,
+            _LAST_SECONDS,
+        )
+        isolation.kill()
+        await _until(lambda: isolation.running == 0, _LAST_SECONDS)
         left = runner.in_threads
         await asyncio.to_thread(pump.stop)
         if left:

@@ -125,8 +125,8 @@ def test_the_schema_is_upgraded_shown_and_checked(project: Path) -> None:
     for _ in range(2):
         done = netscript("db", "upgrade", cwd=project)
         assert done.returncode == 0
-        assert "is at revision 0001" in done.stdout
-    assert netscript("db", "current", cwd=project).stdout == "0001\n"
+        assert "is at revision 0002" in done.stdout
+    assert netscript("db", "current", cwd=project).stdout == "0002\n"
     assert netscript("db", "check", cwd=project).returncode == 0
     assert (project / "netscript.db").exists()
 

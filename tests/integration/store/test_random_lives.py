@@ -8,10 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from netscript_workers.domain import ClaimedExecution, Enqueued, Reason, Verdict
+from netscript_workers.domain import (
+    SUSPECT_AFTER,
+    ClaimedExecution,
+    Death,
+    Enqueued,
+    Reason,
+    Verdict,
+)
 from netscript_workers.errors import StateError
 from netscript_workers.ids import new_id
-from netscript_workers.store import admissions, leases, retries
+from netscript_workers.store import admissions, leases, retries, suspects
 from netscript_workers.store.engine import Store
 from netscript_workers.testing import ManualClock
 from tests.integration.store.scenes import no_folder
@@ -80,8 +87,10 @@ class World:
         ]
         done = hand.tick(*ends, slots=self.chance.randrange(4))
         assert done.stale == set()
-        self.running[hand.id] = [claim for claim in mine if claim not in over] + done.claimed
-        self.note_tokens(done.claimed)
+        suspect = hand.claim_suspect()
+        claimed = done.claimed if suspect is None else [*done.claimed, suspect]
+        self.running[hand.id] = [claim for claim in mine if claim not in over] + claimed
+        self.note_tokens(claimed)
 
     def note_tokens(self, claimed: list[ClaimedExecution]) -> None:
         for claim in claimed:
@@ -104,6 +113,16 @@ class World:
         self.note_tokens(self.running[newest.id])
         if lost:
             assert dead.tick(*map(ended, lost)).stale == {claim.id for claim in lost}
+
+    def crash(self) -> None:
+        """An execution that runs alone kills its process."""
+        for hand in self.hands:
+            for claim in self.running[hand.id]:
+                if claim.losses >= SUSPECT_AFTER:
+                    self.running[hand.id].remove(claim)
+                    death = Death(exit_code=None, signal=11, peak_memory=1)
+                    suspects.record_crash(self.store, claim, death, hand.id)
+                    return
 
     def leave(self) -> None:
         gone = self.hands.pop()
@@ -138,7 +157,8 @@ class World:
         acts: list[tuple[Callable[[], None], int]] = [
             (self.enqueue, 6),
             (self.work, 14),
-            (self.die, 1),
+            (self.die, 2),
+            (self.crash, 2),
             (self.leave, 1),
             (self.retry, 2),
             (self.pause, 1),
@@ -188,6 +208,8 @@ def test_whatever_happens_nothing_is_lost_doubled_or_stuck(
         for hand in world.hands:
             mine = world.running[hand.id]
             world.running[hand.id] = hand.tick(*map(ended, mine), slots=5).claimed
+            if (suspect := hand.claim_suspect()) is not None:
+                world.running[hand.id].append(suspect)
         clock.advance(2)
     assert rows(timed_store, "SELECT id, status FROM netscript_executions") == []
     assert scalar(timed_store, "SELECT count(*) FROM netscript_concurrency_slots") == 0
