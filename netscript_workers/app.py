@@ -7,12 +7,13 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from netscript_workers import __version__
 from netscript_workers.errors import ConfigurationError, WorkerFencedError
 from netscript_workers.jobs import JobDefinition
+from netscript_workers.loops import run_loop
 from netscript_workers.pump import WorkerOptions
 from netscript_workers.registry import discover_jobs
 from netscript_workers.settings import Settings
@@ -90,16 +91,6 @@ def run_worker(settings: Settings) -> int:
         _leave(0)
     store.dispose()
     return 0
-
-
-def run_loop(main: Callable[[], Any]) -> Any:
-    """Run on uvloop where it is installed; it costs a third less per execution."""
-    try:
-        from uvloop import new_event_loop  # noqa: PLC0415 - not on every platform
-    except ImportError:
-        return asyncio.run(main())
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(main())
 
 
 async def _work(

@@ -15,11 +15,11 @@ from typing import IO, Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from netscript_workers.app import run_loop
 from netscript_workers.children import BEGUN, DRAIN, STORED, UNSAVED, Order
 from netscript_workers.domain import ClaimedExecution, Outcome
 from netscript_workers.execution.in_process import InProcessRunner
 from netscript_workers.jobs import JobDefinition
+from netscript_workers.loops import run_loop
 from netscript_workers.pump import Pump, WorkerOptions
 from netscript_workers.registry import discover_jobs, job_named
 from netscript_workers.store import suspects
