@@ -82,21 +82,18 @@ def run_worker(settings: Settings) -> int:
         )
     store = open_store(settings)
     definitions.register(store, jobs.values())
-    try:
-        left = run_loop(lambda: _work(store, jobs, worker_options(settings)))
-    except WorkerFencedError:
-        # Handlers in threads may still be at it: only the end of the process stops them.
-        _leave(1)
-    if left:
-        _leave(0)
+    run_loop(lambda: _work(store, jobs, worker_options(settings)))
     store.dispose()
     return 0
 
 
 async def _work(
     store: Store, jobs: Mapping[str, JobDefinition[Any, Any]], options: WorkerOptions
-) -> list[str]:
-    worker = Worker(store, jobs, options, StoredCatalog(store, jobs))
+) -> None:
+    def give_up() -> None:
+        _leave(1)
+
+    worker = Worker(store, jobs, options, StoredCatalog(store, jobs), give_up=give_up)
     loop = asyncio.get_running_loop()
     told_before = False
 
@@ -111,7 +108,13 @@ async def _work(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
-    return await worker.run()
+    try:
+        left = await worker.run()
+    except WorkerFencedError:
+        _leave(1)
+    if left:
+        # Only the end of the process stops them; the loop would wait for them first.
+        _leave(0)
 
 
 def _leave(code: int) -> NoReturn:

@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from netscript_workers.children import Child, Order
 from netscript_workers.domain import ClaimedExecution, Death, Outcome, Reason, Verdict
+from netscript_workers.execution.outcome import not_begun
 from netscript_workers.store import suspects
 from netscript_workers.store.engine import Store
 
@@ -154,7 +155,7 @@ class Isolation:
         if self._closed.is_set() or child.has_stored:
             pass
         elif child.was_killed or child.is_unsaved:
-            outcome = _outcome(claim, Verdict.RELEASE, Reason.DRAINED)
+            outcome = not_begun(claim)
         elif not child.has_begun:
             outcome = _not_started(claim, suspects.describe(death))
         else:
@@ -182,14 +183,12 @@ class Isolation:
         self._want()  # it may be to run again, or others wait
 
 
-def _outcome(
-    claim: ClaimedExecution, verdict: Verdict, reason: Reason, delay: float = 0.0
-) -> Outcome:
-    return Outcome(
-        execution_id=claim.id, token=claim.token, verdict=verdict, reason=reason, delay=delay
-    )
-
-
 def _not_started(claim: ClaimedExecution, told: str) -> Outcome:
     logger.error("execution %s must run alone, and no process starts: %s", claim.id, told)
-    return _outcome(claim, Verdict.SNOOZE, Reason.ALONE, _START_AGAIN_SECONDS)
+    return Outcome(
+        execution_id=claim.id,
+        token=claim.token,
+        verdict=Verdict.SNOOZE,
+        reason=Reason.ALONE,
+        delay=_START_AGAIN_SECONDS,
+    )

@@ -70,11 +70,11 @@ class Maintenance:
         """Start the thread."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Finish what is being done, then stop."""
+    def stop(self, patience: float | None = None) -> None:
+        """Finish what is being done, then stop; wait so many seconds at most."""
         self._stopped.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(patience)
 
     def _run(self) -> None:
         now = time.monotonic()

@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from netscript_workers.domain import ClaimedExecution, Outcome
 from netscript_workers.errors import ResultInvalidError
 from netscript_workers.execution.in_process import InProcessRunner
+from netscript_workers.execution.outcome import not_begun
 from netscript_workers.isolation import Isolation
 from netscript_workers.jobs import JobDefinition
 from netscript_workers.store import claims, leases, steps
@@ -140,13 +141,13 @@ class Pump:
         """Claim nothing more; go on storing."""
         self._claiming = False
 
-    def stop(self) -> None:
-        """Store what has ended, then stop."""
+    def stop(self, patience: float | None = None) -> None:
+        """Store what has ended, then stop; wait so many seconds at most."""
         self._claiming = False
         self._stopping = True
         if self._thread.is_alive():
             self._waiter.poke()
-            self._thread.join()
+            self._thread.join(patience)
 
     # On the loop's thread.
 
@@ -205,7 +206,10 @@ class Pump:
             else:
                 saved.set_result(step.id not in done.lost_steps)
         for claim in done.claimed:
-            self.runner.start(claim)
+            if self._claiming:
+                self.runner.start(claim)
+            else:  # the worker stops: what has not begun goes back at once
+                self.ended(claim, not_begun(claim))
 
     # On the tick's own thread.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -42,8 +43,19 @@ class Worker:
         jobs: Mapping[str, JobDefinition[Any, Any]],
         options: WorkerOptions,
         catalog: JobCatalog | None = None,
+        *,
+        give_up: Callable[[], None] | None = None,
     ) -> None:
-        """Prepare; `run()` does the work."""
+        """Prepare; `run()` does the work.
+
+        Args:
+            store: Where the work is.
+            jobs: The jobs it knows, by id.
+            options: How it works.
+            catalog: Where actions that name a job by its id look it up.
+            give_up: Ends the process. It is called when the lease is about to end and a handler
+                keeps the loop from hearing of it.
+        """
         self.id = new_id()
         self._store = store
         self._jobs = jobs
@@ -51,16 +63,20 @@ class Worker:
         self._catalog = catalog
         self._stop_wanted = asyncio.Event()
         self._fenced: str | None = None
+        self._give_up = give_up
+        self._pump: Pump | None = None
 
     def stop(self) -> None:
         """Ask the worker to finish and leave. Call it on the loop's thread."""
+        if self._pump is not None:
+            self._pump.stop_claiming()
         self._stop_wanted.set()
 
     async def run(self) -> list[str]:
         """Work until `stop()`; return the ids of executions that could not be ended.
 
-        Those run in threads, which nothing can end: they end with the process, and are rescued
-        then.
+        Those run in threads, which nothing can end, or don't let themselves be cancelled: they end
+        with the process, and are rescued then.
 
         Raises:
             WorkerFencedError: The lease was lost, and with it every execution.
@@ -77,6 +93,7 @@ class Worker:
         bell = make_bell(self._store.parsed_url)
         loop = asyncio.get_running_loop()
         pump = Pump(self._store, self.id, self._jobs, self._options, bell=bell, loop=loop)
+        self._pump = pump
         runner = InProcessRunner(
             self._jobs,
             pump,
@@ -101,6 +118,10 @@ class Worker:
 
         def fenced(reason: str) -> None:
             loop.call_soon_threadsafe(self._fence, reason, runner, isolation)
+            if self._give_up is not None:
+                last = threading.Timer(self._options.heartbeat / 2, self._give_up)
+                last.daemon = True
+                last.start()
 
         heartbeat = Heartbeat(
             self._store,
@@ -126,9 +147,10 @@ class Worker:
             await self._stop_wanted.wait()
             return await self._leave(pump, runner, isolation, lifeline)
         finally:
-            await asyncio.to_thread(maintenance.stop)
-            await asyncio.to_thread(pump.stop)
-            await asyncio.to_thread(heartbeat.stop)
+            # Who lost the lease may have lost the network: its threads wait for answers in vain.
+            patience = None if self._fenced is None else _LAST_SECONDS
+            parts = (maintenance.stop, pump.stop, heartbeat.stop)
+            await asyncio.gather(*(asyncio.to_thread(stop, patience) for stop in parts))
             runner.close()
             bell.close()
 
@@ -159,10 +181,10 @@ class Worker:
         )
         isolation.kill()
         await _until(lambda: isolation.running == 0, _LAST_SECONDS)
-        left = runner.in_threads
+        left = runner.left
         await asyncio.to_thread(pump.stop)
         if left:
-            logger.warning("%d executions run in threads and end with the process", len(left))
+            logger.warning("%d executions run on and end with the process", len(left))
             return left
         await asyncio.to_thread(leases.deregister, self._store, self.id)
         lifeline.cut()
