@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import pytest
 
 from netscript_workers.domain import Verdict
 from netscript_workers.store import leases, lifelines
@@ -22,6 +25,7 @@ def rescue(store: Store) -> list[str]:
     return leases.rescue(store, new().id, NOWHERE)
 
 
+@pytest.mark.trap("D-33")
 def test_the_executions_of_an_expired_lease_are_rescued(
     timed_store: Store, clock: ManualClock
 ) -> None:
@@ -42,17 +46,22 @@ def test_the_executions_of_an_expired_lease_are_rescued(
     assert dead.end(claim).stale == {given.id}
 
 
-def test_a_renewed_lease_is_not_rescued(timed_store: Store, clock: ManualClock) -> None:
+@pytest.mark.trap("D-27")
+def test_six_hours_of_renewed_leases_are_not_rescued(
+    timed_store: Store, clock: ManualClock
+) -> None:
     put(timed_store, new())
     hand = Hand(timed_store)
     hand.register(lease=30)
     hand.claim_one()
-    for _ in range(6 * 60):  # an hour of heartbeats
-        clock.advance(10)
+    for _ in range(36):  # of ten minutes each
         with timed_store.begin() as conn:
-            assert leases.renew(timed_store, conn, hand.id, 30)
-        if _ % 60 == 0:
-            assert rescue(timed_store) == []
+            for _ in range(24):
+                clock.advance(25)
+                assert leases.renew(timed_store, conn, hand.id, 30)
+        clock.advance(29)
+        assert rescue(timed_store) == []
+        clock.advance(-29)
 
 
 def test_a_rescued_worker_cannot_renew(timed_store: Store, clock: ManualClock) -> None:
@@ -64,28 +73,7 @@ def test_a_rescued_worker_cannot_renew(timed_store: Store, clock: ManualClock) -
         assert not leases.renew(timed_store, conn, hand.id, 30)
 
 
-def test_two_rescuers_at_once_rescue_once(store: Store) -> None:
-    given = [new() for _ in range(20)]
-    put(store, *given)
-    dead = Hand(store)
-    dead.register(lease=-1)
-    dead.claim(20)
-    with ThreadPoolExecutor(2) as pool:
-        found = [answer.result() for answer in [pool.submit(rescue, store) for _ in range(2)]]
-    assert sorted(found[0] + found[1]) == sorted(one.id for one in given)
-    assert scalar(store, "SELECT max(losses) FROM netscript_executions") == 1
-
-
-def test_a_completion_between_looking_and_rescuing_stays(store: Store) -> None:
-    given = new()
-    put(store, given)
-    slow = Hand(store)
-    slow.register(lease=-1)
-    slow.end(slow.claim_one())
-    assert rescue(store) == []
-    assert status(store, given.id) == "completed"
-
-
+@pytest.mark.trap("D-31")
 def test_work_of_a_worker_that_is_on_no_list_is_found(store: Store) -> None:
     given = new()
     put(store, given)
@@ -157,6 +145,40 @@ def test_a_killed_process_frees_its_lifeline_and_is_rescued_at_once(
     assert lifelines.any_dead(place, place / "own.lock")
     assert leases.rescue(store, new().id, place) == [given.id]
     assert not path.exists()
+
+
+# It forks: the child has the same lock, and lives on.
+PARENT = """
+import os, sys
+from pathlib import Path
+from netscript_workers.store.lifelines import Lifeline
+line = Lifeline(Path(sys.argv[1]), sys.argv[2])
+child = os.fork()
+if child:
+    print(child, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.trap("D-95")
+def test_a_worker_is_dead_when_the_last_of_its_children_is(store: Store, tmp_path: Path) -> None:
+    put(store, given := new())
+    hand = Hand(store)
+    place = tmp_path / "lines"
+    command = [sys.executable, "-c", PARENT, str(place), hand.id]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        path = place / f"{hand.id}.lock"
+        hand.register(lease=3600, lifeline=path)
+        hand.claim_one()
+        process.kill()
+        process.wait()
+        assert lifelines.look(path) is Life.ALIVE
+        assert leases.rescue(store, new().id, place) == []
+        os.kill(child, signal.SIGKILL)
+        eventually(lambda: lifelines.any_dead(place, place / "own.lock"), 5, "the child's end")
+    assert leases.rescue(store, new().id, place) == [given.id]
 
 
 def test_on_sqlite_a_held_lifeline_outlives_the_lease(store: Store, tmp_path: Path) -> None:
