@@ -52,7 +52,8 @@ class Order:
     def load(cls, line: bytes) -> Order:
         """Read it."""
         told: dict[str, Any] = json.loads(line)
-        return cls(**{**told, "claim": ClaimedExecution(**told["claim"])})
+        claim = ClaimedExecution(**told.pop("claim"))
+        return cls(claim=claim, **told)
 
 
 class Child:

@@ -63,7 +63,8 @@ def test_suspects_are_claimed_by_who_knows_and_serves_them_and_the_most_urgent_f
 def test_a_suspect_is_claimed_once_however_many_look_at_once(store: Store) -> None:
     given = sorted(lose(store, new()).id for _ in range(6))
     with ThreadPoolExecutor(6) as pool:
-        found = list(pool.map(lambda _: Hand(store).claim_suspect(), range(6)))
+        asked = [pool.submit(Hand(store).claim_suspect) for _ in range(6)]
+        found = [answer.result() for answer in asked]
     ids = [claim.id for claim in found if claim is not None]
     assert sorted(set(ids)) == sorted(ids)
     while (claim := Hand(store).claim_suspect()) is not None:
