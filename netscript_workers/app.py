@@ -7,12 +7,13 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from netscript_workers import __version__
 from netscript_workers.errors import ConfigurationError, WorkerFencedError
 from netscript_workers.jobs import JobDefinition
+from netscript_workers.loops import run_loop
 from netscript_workers.memory import spare_what_stays
 from netscript_workers.pump import WorkerOptions
 from netscript_workers.registry import discover_jobs
@@ -61,6 +62,7 @@ def worker_options(settings: Settings) -> WorkerOptions:
         window=round(settings.idempotency_hours * HOUR),
         retention=Retention(completed=completed, failed=failed),
         version=__version__,
+        project=(settings.project_dir, settings.jobs_dir),
     )
 
 
@@ -82,31 +84,18 @@ def run_worker(settings: Settings) -> int:
     store = open_store(settings)
     definitions.register(store, jobs.values())
     spare_what_stays()
-    try:
-        left = _run(lambda: _work(store, jobs, worker_options(settings)))
-    except WorkerFencedError:
-        # Handlers in threads may still be at it: only the end of the process stops them.
-        _leave(1)
-    if left:
-        _leave(0)
+    run_loop(lambda: _work(store, jobs, worker_options(settings)))
     store.dispose()
     return 0
 
 
-def _run(main: Callable[[], Any]) -> Any:
-    """Run on uvloop where it is installed; it costs a third less per execution."""
-    try:
-        from uvloop import new_event_loop  # noqa: PLC0415 - not on every platform
-    except ImportError:
-        return asyncio.run(main())
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(main())
-
-
 async def _work(
     store: Store, jobs: Mapping[str, JobDefinition[Any, Any]], options: WorkerOptions
-) -> list[str]:
-    worker = Worker(store, jobs, options, StoredCatalog(store, jobs))
+) -> None:
+    def give_up() -> None:
+        _leave(1)
+
+    worker = Worker(store, jobs, options, StoredCatalog(store, jobs), give_up=give_up)
     loop = asyncio.get_running_loop()
     told_before = False
 
@@ -121,7 +110,13 @@ async def _work(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
-    return await worker.run()
+    try:
+        left = await worker.run()
+    except WorkerFencedError:
+        _leave(1)
+    if left:
+        # Only the end of the process stops them; the loop would wait for them first.
+        _leave(0)
 
 
 def _leave(code: int) -> NoReturn:

@@ -11,6 +11,11 @@ ExecutionKind: TypeAlias = Literal["job", "task"]
 RuntimeName: TypeAlias = Literal["in-process", "worker-process", "subprocess", "web-worker"]
 WORKER_RUNTIMES: tuple[RuntimeName, ...] = ("in-process", "worker-process", "subprocess")
 
+# Whoever was there when so many worker processes died is a suspect, and runs alone from then on.
+SUSPECT_AFTER = 2
+# An execution that kills the process it has to itself is guilty; so often it may.
+CRASH_BUDGET = 3
+
 DEFAULT_PRIORITY = 50
 MAX_PRIORITY = 100
 
@@ -47,6 +52,7 @@ class Reason(StrEnum):
     CONCURRENCY_KEY = "concurrency key"
     DRAINED = "drained"
     RESCUED = "rescued"
+    ALONE = "runs alone"
     NO_WORKER = "no live worker knows the job"
 
 
@@ -135,6 +141,21 @@ class ClaimedExecution:
     tracestate: str | None
     trigger_event_id: str | None
     started_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Death:
+    """How a process that ran one execution ended, before the execution did.
+
+    Attributes:
+        exit_code: What it exited with, unless a signal ended it.
+        signal: The number of the signal that ended it.
+        peak_memory: The most memory it had at once, in bytes, or its worker had, if that is more.
+    """
+
+    exit_code: int | None
+    signal: int | None
+    peak_memory: int | None
 
 
 class Verdict(StrEnum):

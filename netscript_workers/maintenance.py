@@ -43,6 +43,7 @@ class Maintenance:
         retention: Retention,
         strangers: threading.Event,
         on_rescued: Callable[[], None],
+        find_suspects: Callable[[], bool] = lambda: False,
     ) -> None:
         """Prepare; `start()` starts the thread.
 
@@ -54,12 +55,14 @@ class Maintenance:
             strangers: Is set by a claim that left ready executions: perhaps nobody knows
                 their jobs.
             on_rescued: Called when there is work again.
+            find_suspects: Looks for executions that must run alone, and has them claimed.
         """
         self._store = store
         self._worker_id = worker_id
         self._lifeline = lifeline
         self._retention = retention
         self._on_rescued = on_rescued
+        self._find_suspects = find_suspects
         self._stopped = threading.Event()
         self._strangers = strangers
         self._swept_to = ""
@@ -70,11 +73,11 @@ class Maintenance:
         """Start the thread."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Finish what is being done, then stop."""
+    def stop(self, patience: float | None = None) -> None:
+        """Finish what is being done, then stop; wait so many seconds at most."""
         self._stopped.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(patience)
         if self._wal is not None:
             self._wal.close()
 
@@ -94,6 +97,7 @@ class Maintenance:
             if now >= parked_at + wait:
                 self._strangers.clear()
                 self._safely(self.park)
+                self._safely(self._find_suspects)
                 parked_at = now
             if now >= sweep_at:
                 self._safely(self.sweep)
@@ -124,6 +128,7 @@ class Maintenance:
         if rescued:
             logger.warning("rescued %d executions of dead workers", len(rescued))
             self._on_rescued()
+            self._find_suspects()
         return bool(rescued)
 
     def sweep(self) -> bool:

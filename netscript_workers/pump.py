@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -17,6 +18,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from netscript_workers.domain import ClaimedExecution, Outcome
 from netscript_workers.errors import ResultInvalidError
 from netscript_workers.execution.in_process import InProcessRunner
+from netscript_workers.execution.outcome import not_begun
+from netscript_workers.isolation import Isolation
 from netscript_workers.jobs import JobDefinition
 from netscript_workers.store import claims, leases, steps
 from netscript_workers.store.engine import Store
@@ -51,6 +54,7 @@ class WorkerOptions:
         window: How long idempotency keys of actions are kept, in microseconds.
         retention: How long finished executions are kept.
         version: Shown in the list of workers.
+        project: The project's folder and that of its jobs, for processes that run one alone.
     """
 
     concurrency: int = 100
@@ -61,6 +65,7 @@ class WorkerOptions:
     window: int = DEFAULT_WINDOW
     retention: Retention = field(default_factory=Retention)
     version: str = ""
+    project: tuple[Path, str] | None = None
 
 
 @dataclass(slots=True)
@@ -75,6 +80,7 @@ class Pump:
     """One thread that ticks. It alone stores what ends here and claims what comes next."""
 
     runner: InProcessRunner
+    isolation: Isolation | None = None
 
     def __init__(
         self,
@@ -85,9 +91,11 @@ class Pump:
         *,
         bell: Bell,
         loop: asyncio.AbstractEventLoop,
+        claims: bool = True,
     ) -> None:
         """Prepare; set `runner`, then `start()`.
 
+        Without `claims` it only stores what its worker claimed in another process.
         `strangers` is set when something was ready and nothing of it could be claimed.
         """
         self.strangers = threading.Event()
@@ -111,7 +119,8 @@ class Pump:
         self._logs: deque[LogLine] = deque()
         self._poke_planned = False
         self._look = True
-        self._claiming = True
+        self._claims = claims
+        self._claiming = claims
         self._stopping = False
         self._running: set[str] = set()
         self._unsure = False
@@ -132,13 +141,13 @@ class Pump:
         """Claim nothing more; go on storing."""
         self._claiming = False
 
-    def stop(self) -> None:
-        """Store what has ended, then stop."""
+    def stop(self, patience: float | None = None) -> None:
+        """Store what has ended, then stop; wait so many seconds at most."""
         self._claiming = False
         self._stopping = True
         if self._thread.is_alive():
             self._waiter.poke()
-            self._thread.join()
+            self._thread.join(patience)
 
     # On the loop's thread.
 
@@ -197,7 +206,10 @@ class Pump:
             else:
                 saved.set_result(step.id not in done.lost_steps)
         for claim in done.claimed:
-            self.runner.start(claim)
+            if self._claiming:
+                self.runner.start(claim)
+            else:  # the worker stops: what has not begun goes back at once
+                self.ended(claim, not_begun(claim))
 
     # On the tick's own thread.
 
@@ -237,11 +249,12 @@ class Pump:
         """Tick if there is anything to do; return the seconds to wait before the next look."""
         work = held.work
         ended = {end.claim.id for end in work.ended}
-        if self._unsure:
+        if self._unsure and self._claims:
             known = self._running | ended
             leases.give_back_unknown(self._store, self._worker_id, known)
             self._unsure = False
         free = self._concurrency - len(self._running - ended)
+        free -= self._claim_alone(free)
         work.slots = free if self._claiming else 0
         work.look = self._look and work.slots > 0
         wait = _POLL_SECONDS * random.uniform(0.8, 1.0)  # noqa: S311 - spread, not secrecy
@@ -272,6 +285,18 @@ class Pump:
             self._look = True
             wait = wait if done.full else 0.0
         return wait
+
+    def _claim_alone(self, free: int) -> int:
+        """Claim what must run in a process of its own, into slots like any; tell how much."""
+        count = 0
+        while self._claiming and self.isolation is not None and count < free:
+            claim = self.isolation.claim()
+            if claim is None:
+                break
+            self._running.add(claim.id)
+            self._loop.call_soon_threadsafe(self.isolation.start, claim)
+            count += 1
+        return count
 
     def _probe(self) -> _Found:
         with self._store.read() as conn:

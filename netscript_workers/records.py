@@ -59,13 +59,23 @@ class ExecutionRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptRecord:
-    """An attempt that failed, or that its worker's death ended."""
+    """An attempt that failed, or that a process's death ended.
+
+    Attributes:
+        exit_code: What the execution's own process exited with, if it died.
+        signal: The signal that ended it.
+        peak_memory: The most memory that process had at once, in bytes; never less than its worker
+            had when it started it, which Linux counts in.
+    """
 
     attempt: int
     fence_token: int
     outcome: str
     error: str | None
     detail: str | None
+    exit_code: int | None
+    signal: int | None
+    peak_memory: int | None
     worker_id: str | None
     started_at: datetime | None
     finished_at: datetime

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from netscript_workers.errors import WorkerFencedError
 from netscript_workers.execution.in_process import InProcessRunner
 from netscript_workers.heartbeat import Heartbeat
 from netscript_workers.ids import new_id
+from netscript_workers.isolation import Isolation
 from netscript_workers.jobs import JobDefinition
 from netscript_workers.maintenance import Maintenance
 from netscript_workers.pump import Pump, WorkerOptions
@@ -23,6 +25,9 @@ from netscript_workers.store.lifelines import Lifeline
 from netscript_workers.store.wake import make_bell
 
 logger = logging.getLogger(__name__)
+
+# How long handlers that were told to end may take for it.
+_LAST_SECONDS = 0.5
 
 
 class Worker:
@@ -38,8 +43,19 @@ class Worker:
         jobs: Mapping[str, JobDefinition[Any, Any]],
         options: WorkerOptions,
         catalog: JobCatalog | None = None,
+        *,
+        give_up: Callable[[], None] | None = None,
     ) -> None:
-        """Prepare; `run()` does the work."""
+        """Prepare; `run()` does the work.
+
+        Args:
+            store: Where the work is.
+            jobs: The jobs it knows, by id.
+            options: How it works.
+            catalog: Where actions that name a job by its id look it up.
+            give_up: Ends the process. It is called when the lease is about to end and a handler
+                keeps the loop from hearing of it.
+        """
         self.id = new_id()
         self._store = store
         self._jobs = jobs
@@ -47,16 +63,20 @@ class Worker:
         self._catalog = catalog
         self._stop_wanted = asyncio.Event()
         self._fenced: str | None = None
+        self._give_up = give_up
+        self._pump: Pump | None = None
 
     def stop(self) -> None:
         """Ask the worker to finish and leave. Call it on the loop's thread."""
+        if self._pump is not None:
+            self._pump.stop_claiming()
         self._stop_wanted.set()
 
     async def run(self) -> list[str]:
         """Work until `stop()`; return the ids of executions that could not be ended.
 
-        Those run in threads, which nothing can end: they end with the process, and are rescued
-        then.
+        Those run in threads, which nothing can end, or don't let themselves be cancelled: they end
+        with the process, and are rescued then.
 
         Raises:
             WorkerFencedError: The lease was lost, and with it every execution.
@@ -73,6 +93,7 @@ class Worker:
         bell = make_bell(self._store.parsed_url)
         loop = asyncio.get_running_loop()
         pump = Pump(self._store, self.id, self._jobs, self._options, bell=bell, loop=loop)
+        self._pump = pump
         runner = InProcessRunner(
             self._jobs,
             pump,
@@ -81,9 +102,26 @@ class Worker:
             catalog=self._catalog,
         )
         pump.runner = runner
+        isolation = Isolation(
+            self._store,
+            self.id,
+            jobs=self._jobs,
+            topics=self._options.topics,
+            project=self._options.project,
+            window=self._options.window,
+            lifeline=lifeline.fileno(),
+            loop=loop,
+            on_end=pump.ended,
+            on_wanted=pump.look,
+        )
+        pump.isolation = isolation
 
         def fenced(reason: str) -> None:
-            loop.call_soon_threadsafe(self._fence, reason, runner)
+            loop.call_soon_threadsafe(self._fence, reason, runner, isolation)
+            if self._give_up is not None:
+                last = threading.Timer(self._options.heartbeat / 2, self._give_up)
+                last.daemon = True
+                last.start()
 
         heartbeat = Heartbeat(
             self._store,
@@ -99,6 +137,7 @@ class Worker:
             retention=self._options.retention,
             strangers=pump.strangers,
             on_rescued=pump.look,
+            find_suspects=isolation.look,
         )
         pump.start()
         heartbeat.start()
@@ -106,32 +145,46 @@ class Worker:
         logger.info("worker %s runs %d jobs", self.id, len(self._jobs))
         try:
             await self._stop_wanted.wait()
-            return await self._leave(pump, runner, lifeline)
+            return await self._leave(pump, runner, isolation, lifeline)
         finally:
-            await asyncio.to_thread(maintenance.stop)
-            await asyncio.to_thread(pump.stop)
-            await asyncio.to_thread(heartbeat.stop)
+            # Who lost the lease may have lost the network: its threads wait for answers in vain.
+            patience = None if self._fenced is None else _LAST_SECONDS
+            parts = (maintenance.stop, pump.stop, heartbeat.stop)
+            await asyncio.gather(*(asyncio.to_thread(stop, patience) for stop in parts))
             runner.close()
             bell.close()
 
-    def _fence(self, reason: str, runner: InProcessRunner) -> None:
+    def _fence(self, reason: str, runner: InProcessRunner, isolation: Isolation) -> None:
         logger.error("worker %s ends: %s", self.id, reason)
         self._fenced = reason
+        isolation.drop()
         runner.drop_all()
         self._stop_wanted.set()
 
-    async def _leave(self, pump: Pump, runner: InProcessRunner, lifeline: Lifeline) -> list[str]:
+    async def _leave(
+        self, pump: Pump, runner: InProcessRunner, isolation: Isolation, lifeline: Lifeline
+    ) -> list[str]:
         pump.stop_claiming()
         if self._fenced is not None:
             raise WorkerFencedError(f"The worker lost its lease: {self._fenced}.")
         await asyncio.to_thread(leases.set_state, self._store, self.id, "draining")
-        await _until(lambda: runner.running == 0 or self._fenced is not None, self._options.grace)
+
+        def is_idle() -> bool:
+            return runner.running + isolation.running == 0
+
+        await _until(lambda: is_idle() or self._fenced is not None, self._options.grace)
         runner.drain()
-        await _until(lambda: runner.running == len(runner.in_threads), 1.0)
-        left = runner.in_threads
+        isolation.drain()
+        await _until(
+            lambda: runner.running == len(runner.in_threads) and isolation.running == 0,
+            _LAST_SECONDS,
+        )
+        isolation.kill()
+        await _until(lambda: isolation.running == 0, _LAST_SECONDS)
+        left = runner.left
         await asyncio.to_thread(pump.stop)
         if left:
-            logger.warning("%d executions run in threads and end with the process", len(left))
+            logger.warning("%d executions run on and end with the process", len(left))
             return left
         await asyncio.to_thread(leases.deregister, self._store, self.id)
         lifeline.cut()

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import text
 
-from netscript_workers.domain import ClaimedExecution, Enqueued, NewExecution, Outcome, Verdict
+from netscript_workers.domain import (
+    SUSPECT_AFTER,
+    ClaimedExecution,
+    Enqueued,
+    NewExecution,
+    Outcome,
+    Verdict,
+)
 from netscript_workers.ids import new_id
 from netscript_workers.payloads import fingerprint
 from netscript_workers.records import ExecutionDetail
-from netscript_workers.store import admissions, leases, outbox, queries
+from netscript_workers.store import admissions, leases, outbox, queries, suspects
 from netscript_workers.store.engine import Store
 from netscript_workers.store.idempotency import DEFAULT_WINDOW
 from netscript_workers.store.leases import WorkerRecord
@@ -52,6 +60,7 @@ class Hand:
     ) -> None:
         self.id = new_id()
         self._store = store
+        self._jobs = json.dumps(list(jobs))
         known = jobs if isinstance(jobs, Mapping) else dict.fromkeys(jobs, False)
         self.ticker = Ticker(store, worker_id=self.id, jobs=known, topics=topics)
 
@@ -71,10 +80,24 @@ class Hand:
         (claimed,) = self.claim(1)
         return claimed
 
+    def claim_suspect(self) -> ClaimedExecution | None:
+        return suspects.claim(self._store, self.id, self._jobs, None)
+
     def end(
         self, claim: ClaimedExecution, verdict: Verdict = Verdict.COMPLETE, **facts: Any
     ) -> Done:
         return self.tick(ended(claim, verdict, **facts))
+
+
+def lose(store: Store, execution: NewExecution, times: int = SUSPECT_AFTER) -> NewExecution:
+    """Store an execution that so many workers have died of."""
+    put(store, execution)
+    for _ in range(times):
+        dead = Hand(store, [execution.job_id])
+        dead.register(lease=-1)
+        assert [claim.id for claim in dead.claim()] == [execution.id]
+        assert leases._rescue_one(store, dead.id, proven=True) == [execution.id]
+    return execution
 
 
 def ended(claim: ClaimedExecution, verdict: Verdict = Verdict.COMPLETE, **facts: Any) -> Settled:

@@ -43,14 +43,16 @@ class Running:
         bell.close()
         return told.execution_id
 
-    async def ended(self, execution_id: str, *statuses: str) -> ExecutionDetail:
+    async def ended(
+        self, execution_id: str, *statuses: str, seconds: float = 10.0
+    ) -> ExecutionDetail:
         wanted = statuses or ("completed", "failed", "cancelled")
 
         def look() -> ExecutionDetail | None:
             found = detail(self.store, execution_id)
             return found if found.execution.status in wanted else None
 
-        found = await eventually_async(look, what=f"{execution_id} being {wanted}")
+        found = await eventually_async(look, seconds, f"{execution_id} being {wanted}")
         assert found is not None
         return found
 

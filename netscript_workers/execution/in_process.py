@@ -72,6 +72,11 @@ class InProcessRunner:
         return len(self._attempts)
 
     @property
+    def left(self) -> list[str]:
+        """The ids of executions that run now."""
+        return list(self._attempts)
+
+    @property
     def in_threads(self) -> list[str]:
         """The ids of executions whose handler runs in a thread, which nothing can end."""
         return [id_ for id_, attempt in self._attempts.items() if not attempt.job.is_async]

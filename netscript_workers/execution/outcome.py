@@ -72,6 +72,11 @@ class Refused:
 Ending: TypeAlias = Returned | Raised | TimedOut | Snoozed | Drained | Refused
 
 
+def not_begun(claim: ClaimedExecution) -> Outcome:
+    """Return the end of an attempt that has not had its turn."""
+    return _outcome(claim, Verdict.RELEASE, reason=Reason.DRAINED)
+
+
 class AttemptTimeoutError(Exception):
     """An attempt took longer than its job allows; what a retry policy sees of it."""
 
@@ -108,7 +113,7 @@ def _conclude(
         case Snoozed(seconds):
             return _outcome(claim, Verdict.SNOOZE, reason=Reason.SNOOZE, delay=seconds)
         case Drained():
-            return _outcome(claim, Verdict.RELEASE, reason=Reason.DRAINED)
+            return not_begun(claim)
         case Refused(error):
             return _final_failure(claim, Reason.PAYLOAD_REFUSED, str(error))
 

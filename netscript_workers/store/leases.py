@@ -13,7 +13,7 @@ from pathlib import Path
 from sqlalchemy import Connection, TextClause, text
 
 from netscript_workers.clock import MICROSECONDS
-from netscript_workers.domain import Reason
+from netscript_workers.domain import SUSPECT_AFTER, Reason
 from netscript_workers.store import changes
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.engine import Store
@@ -140,9 +140,19 @@ def _rescue_orphans(store: Store, worker_id: str) -> list[str]:
 def _give_back(
     conn: Connection, dialect: Dialect, worker_id: str, now: int, *, lost: bool
 ) -> list[str]:
-    """Queue what the worker had. A keyed execution keeps its key: it goes on holding its slot."""
+    """Queue what the worker had. A keyed execution keeps its key: it goes on holding its slot.
+
+    What has been lost too often stays out of the way of claims and runs alone, so that it is known
+    for certain who it is that kills.
+    """
     reason = Reason.RESCUED if lost else Reason.DRAINED
-    bound = {"worker": worker_id, "lost": int(lost), "reason": reason.value}
+    bound = {
+        "worker": worker_id,
+        "lost": int(lost),
+        "reason": reason.value,
+        "alone": Reason.ALONE.value,
+        "many": SUSPECT_AFTER,
+    }
     rows = conn.execute(_give_back_text(dialect), bound).all()
     if not rows:
         return []
@@ -215,7 +225,10 @@ def _give_back_text(dialect: Dialect) -> TextClause:
     return text(
         f"""
         UPDATE netscript_executions
-        SET status = 'queued', worker_id = NULL, reason = :reason, losses = losses + :lost
+        SET status = 'queued', worker_id = NULL, losses = losses + :lost,
+            parked = parked OR losses + :lost >= :many,
+            reason = CASE WHEN losses + :lost >= :many THEN CAST(:alone AS text)
+                     ELSE CAST(:reason AS text) END
         WHERE id IN (
             SELECT id FROM netscript_executions
             WHERE status = 'running' AND worker_id = :worker ORDER BY id {dialect.for_update})

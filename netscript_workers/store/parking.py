@@ -10,7 +10,7 @@ from functools import cache
 
 from sqlalchemy import Connection, TextClause, text
 
-from netscript_workers.domain import Reason
+from netscript_workers.domain import SUSPECT_AFTER, Reason
 from netscript_workers.store.claims import ready_topics
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.engine import Store
@@ -42,7 +42,7 @@ def unpark(store: Store) -> int:
         with store.begin() as conn:
             waiting = {job for job in conn.execute(_PARKED_JOBS).scalars() if job is not None}
             jobs = json.dumps(sorted(waiting & _known(conn)))
-            bound = {"jobs": jobs, "limit": LOOKED_AT_A_TIME, "no": False}
+            bound = {"jobs": jobs, "limit": LOOKED_AT_A_TIME, "no": False, "many": SUSPECT_AFTER}
             back = conn.execute(_unpark(store.dialect), bound).rowcount if jobs != "[]" else 0
         total += back
         if back < LOOKED_AT_A_TIME:
@@ -102,7 +102,7 @@ def _unpark(dialect: Dialect) -> TextClause:
         UPDATE netscript_executions SET parked = :no, reason = NULL
         WHERE parked AND id IN (
             SELECT id FROM netscript_executions
-            WHERE parked AND job_id IN {dialect.members("jobs")}
+            WHERE parked AND losses < :many AND job_id IN {dialect.members("jobs")}
             ORDER BY job_id, id LIMIT :limit {dialect.skip_locked})
         """
     )

@@ -172,6 +172,9 @@ def _attempt(row: Row[Any]) -> AttemptRecord:
         outcome=row.outcome,
         error=row.error,
         detail=row.detail,
+        exit_code=row.exit_code,
+        signal=row.signal,
+        peak_memory=row.peak_memory,
         worker_id=None if row.worker_id is None else str(row.worker_id),
         started_at=_when(row.started_at),
         finished_at=from_micros(row.finished_at),
@@ -212,8 +215,9 @@ _ONE = text(
     )
 )
 _ATTEMPTS = text(
-    "SELECT token, attempt, outcome, error, detail, worker_id, started_at, finished_at "
-    "FROM netscript_execution_attempts WHERE execution_id = :id ORDER BY token"
+    "SELECT token, attempt, outcome, error, detail, exit_code, signal, peak_memory, worker_id, "
+    "started_at, finished_at FROM netscript_execution_attempts "
+    "WHERE execution_id = :id ORDER BY token"
 )
 _STEPS = text(
     "SELECT name, value, attempt, finished_at FROM netscript_execution_steps "

@@ -19,7 +19,8 @@ def retry(store: Store, execution_id: str) -> None:
     """Move a failed or cancelled execution from history back to the queue.
 
     It keeps its id and its steps, goes on counting attempts, and gets as many more as its policy
-    gave it at first. Its concurrency key is asked for like anybody's.
+    gave it at first. Its concurrency key is asked for like anybody's. What was ended for killing
+    its process gets the whole budget of crashes again, and goes on running alone.
 
     Raises:
         ExecutionNotFoundError: There is none with this id.
@@ -74,7 +75,7 @@ _CHANGED = {
     "attempt": "CAST(:attempt AS integer)",
     "max_attempts": "CAST(:most AS integer)",
     "run_at": "CAST(:now AS bigint)",
-    "losses": "0",
+    "losses": "CASE WHEN reason = 'crashed' THEN losses ELSE 0 END",
     "started_at": "NULL",
     "worker_id": "NULL",
     "progress_percent": "NULL",
@@ -85,8 +86,8 @@ _MOVE = text(
     INSERT INTO netscript_executions
         ({", ".join(COMMON)}, sort_at, holds_key, parked, cancel_requested)
     SELECT {", ".join(_CHANGED.get(name, name) for name in COMMON)},
-        :now - priority * CAST(:step AS bigint), CAST(:no AS boolean), CAST(:no AS boolean),
-        CAST(:no AS boolean)
+        :now - priority * CAST(:step AS bigint), CAST(:no AS boolean),
+        coalesce(reason, '') = 'crashed', CAST(:no AS boolean)
     FROM netscript_execution_history WHERE id = :id
     """
 )

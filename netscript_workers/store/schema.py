@@ -91,9 +91,11 @@ executions = Table(
     # first, and makes nobody wait for ever. See docs of PRIORITY_STEP.
     Column("sort_at", Micros, nullable=False),
     Column("holds_key", Boolean, nullable=False),
-    # Queued, but put aside because no worker on the list knows the job.
+    # Out of the way of claims: no worker on the list knows the job, or it must run alone.
     Column("parked", Boolean, nullable=False),
     Column("cancel_requested", Boolean, nullable=False),
+    # How often it killed the process that it had to itself; a budget apart from `attempt`.
+    Column("crashes", Integer, nullable=False, server_default="0"),
     # No other index without a measurement, and no column here that a heartbeat touches.
     partial_index(
         f"{PREFIX}executions_ready",
@@ -133,6 +135,7 @@ attempts = Table(
     Column("detail", Text),
     Column("exit_code", Integer),
     Column("signal", Integer),
+    Column("peak_memory", BigInteger),
     Column("worker_id", Id),
     Column("started_at", Micros),
     Column("finished_at", Micros, nullable=False),

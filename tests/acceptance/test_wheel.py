@@ -22,6 +22,7 @@ def test_the_wheel_installs_two_packages_and_nothing_else(wheel: Path) -> None:
         "netscript_triggers/py.typed",
         "netscript_workers/migrations/env.py",
         "netscript_workers/migrations/versions/0001_outbox.py",
+        "netscript_workers/migrations/versions/0002_crashes.py",
     ):
         assert wanted in names
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -12,13 +12,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from netscript_triggers.store.verify import verify
-from netscript_workers.domain import NewExecution
+from netscript_workers.domain import SUSPECT_AFTER, NewExecution
 from netscript_workers.store.engine import Store
 from tests.chaos.lives import NOTE, Life, check_overlaps, read_lives
 from tests.kit import new, put, rows, scalar
@@ -62,6 +63,7 @@ class Report:
     kills: int = 0
     lost: int = 0
     restarts_ms: list[float] = field(default_factory=list[float])
+    alone_ms: list[float] = field(default_factory=list[float])
     seconds: float = 0.0
 
     def __str__(self) -> str:
@@ -70,6 +72,8 @@ class Report:
         if waits:
             middle, last = waits[len(waits) // 2], waits[-1]
             told += f"; a lost execution started again after p50 {middle:.0f} ms, max {last:.0f} ms"
+        if self.alone_ms:
+            told += f"; {len(self.alone_ms)} began to run alone after {max(self.alone_ms):.0f} ms"
         return told
 
 
@@ -164,17 +168,19 @@ def _check_results(store: Store, backlog: Iterable[NewExecution], lives: list[Li
 
 
 def _check_restarts(lives: list[Life], killed: dict[int, int], report: Report) -> None:
-    starts: defaultdict[str, list[int]] = defaultdict(list)
-    for life in lives:
-        starts[life.execution].append(life.start)
-    for life in lives:
-        if life.end is None:
-            report.lost += 1
-            death = killed[life.pid]
-            again = min(start for start in starts[life.execution] if start > life.start)
-            report.restarts_ms.append((again - death) / 1e6)
+    by_execution: defaultdict[str, list[Life]] = defaultdict(list)
+    for life in sorted(lives, key=lambda life: life.start):
+        by_execution[life.execution].append(life)
+    for same in by_execution.values():
+        lost = [(life, again) for life, again in pairwise(same) if life.end is None]
+        report.lost += len(lost)
+        for losses, (life, again) in enumerate(lost, start=1):
+            wait = (again.start - life.death(killed)) / 1e6
+            (report.alone_ms if losses >= SUSPECT_AFTER else report.restarts_ms).append(wait)
     slow = [wait for wait in report.restarts_ms if wait > 1000]
     assert not slow, f"{len(slow)} of {report.lost} took longer than 1 s: {report}"
+    # These wait for one of a few interpreters to start, beside those that wait with them.
+    assert max(report.alone_ms, default=0) < 60_000, str(report)
 
 
 @dataclass

@@ -17,7 +17,7 @@ RECORD = os.open(os.environ["CHAOS_RECORD"], os.O_WRONLY | os.O_APPEND | os.O_CR
 
 def note(what, ctx):
     key = ctx.payload.get("key") or "-"
-    facts = (what, time.time_ns(), os.getpid(), ctx.id, ctx.fence_token, key)
+    facts = (what, time.time_ns(), os.getpid(), os.getppid(), ctx.id, ctx.fence_token, key)
     os.write(RECORD, (" ".join(map(str, facts)) + "\\n").encode())
 """
 
@@ -29,18 +29,24 @@ class Life:
     start: int
     end: int | None
     pid: int
+    parent: int
     execution: str
     token: int
     key: str
+
+    def death(self, killed: dict[int, int]) -> int:
+        """Return when it was killed: what runs alone dies with the worker that started it."""
+        return killed[self.pid] if self.pid in killed else killed[self.parent]
 
 
 def read_lives(record: Path) -> list[Life]:
     started: dict[tuple[str, str], Life] = {}
     for line in record.read_text().splitlines():
-        what, at, pid, execution, token, key = line.split(" ", 5)
+        what, at, pid, parent, execution, token, key = line.split(" ", 6)
         name = (token, execution)
         if what == "start":
-            started[name] = Life(int(at), None, int(pid), execution, int(token), key)
+            numbers = (int(pid), int(parent))
+            started[name] = Life(int(at), None, *numbers, execution, int(token), key)
         else:
             started[name] = replace(started[name], end=int(at))
     return list(started.values())
@@ -56,5 +62,5 @@ def check_overlaps(lives: list[Life], killed: dict[int, int]) -> None:
     for name, same in by_name.items():
         same.sort(key=lambda life: life.start)
         for earlier, later in pairwise(same):
-            alive_until = earlier.end if earlier.end is not None else killed[earlier.pid]
+            alive_until = earlier.end if earlier.end is not None else earlier.death(killed)
             assert later.start >= alive_until, f"{name}: {earlier} overlaps {later}"

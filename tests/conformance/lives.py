@@ -19,10 +19,17 @@ from hypothesis.stateful import (
 from sqlalchemy import text
 
 from netscript_workers import JobContext, Retry, job
-from netscript_workers.domain import ClaimedExecution, NewExecution, Reason, Verdict
+from netscript_workers.domain import (
+    SUSPECT_AFTER,
+    ClaimedExecution,
+    Death,
+    NewExecution,
+    Reason,
+    Verdict,
+)
 from netscript_workers.errors import ExecutionNotFoundError, StateError
 from netscript_workers.ids import new_id
-from netscript_workers.store import definitions, leases, retries
+from netscript_workers.store import definitions, leases, retries, suspects, topics
 from netscript_workers.store.engine import Store
 from netscript_workers.store.idempotency import DEFAULT_WINDOW
 from netscript_workers.store.outcomes import Settled
@@ -178,6 +185,31 @@ class Lives(RuleBasedStateMachine):
         self.highest_token = max([self.highest_token, *(claim.token for claim in claimed)])
         self.held[hand.id] = self.held[hand.id] + claimed
 
+    @rule(pick=picks)
+    def a_suspect_is_claimed(self, pick: int) -> None:
+        self._claim_suspect(self.hands[pick % len(self.hands)])
+
+    def _claim_suspect(self, hand: Hand) -> None:
+        expected = self.model.next_suspect()
+        claim = hand.claim_suspect()
+        assert (claim and claim.id) == (expected and expected.id)
+        if claim is not None:
+            assert claim.token > self.highest_token
+            self.highest_token = claim.token
+            self.model.claimed(claim.id, hand.id)
+            self.held[hand.id] = [*self.held[hand.id], claim]
+
+    @rule(pick=picks)
+    def a_suspect_kills_its_process(self, pick: int) -> None:
+        hand = self.hands[pick % len(self.hands)]
+        for claim in self.held[hand.id]:
+            if claim.losses >= SUSPECT_AFTER:
+                death = Death(exit_code=None, signal=11, peak_memory=1)
+                suspects.record_crash(self.store, claim, death, hand.id)
+                self.model.crash(claim.id, self.now)
+                self._lose(hand, [claim], [one for one in self.held[hand.id] if one != claim])
+                return
+
     @precondition(lambda self: self.stale)
     @rule(pick=picks, verdict=verdicts)
     def a_result_comes_too_late(self, pick: int, verdict: Verdict) -> None:
@@ -256,21 +288,13 @@ class Lives(RuleBasedStateMachine):
     @rule(topic=st.sampled_from(TOPICS))
     def pause_or_resume(self, topic: str) -> None:
         if topic not in self.model.paused:
-            sql = "INSERT INTO netscript_topics (name, paused) VALUES (:topic, :yes)"
-            run(self.store, sql, topic=topic, yes=True)
-            self.model.paused.add(topic)
+            topics.pause(self.store, topic)
+            self.model.pause(topic)
         else:
             self._resume(topic)
 
     def _resume(self, topic: str) -> None:
-        """Whoever resumes a topic has the keys looked at that wait in it."""
-        run(self.store, "DELETE FROM netscript_topics WHERE name = :topic", topic=topic)
-        run(
-            self.store,
-            "INSERT INTO netscript_admissions (key) SELECT DISTINCT concurrency_key "
-            "FROM netscript_executions WHERE status = 'blocked' AND topic = :topic",
-            topic=topic,
-        )
+        topics.resume(self.store, topic)
         self.model.paused.discard(topic)
         waiting = self.model.live("blocked")
         self.model.notes |= {life.key for life in waiting if life.topic == topic and life.key}
@@ -309,6 +333,7 @@ class Lives(RuleBasedStateMachine):
                 mine, self.held[hand.id] = self.held[hand.id], []
                 over = [(claim, (Verdict.COMPLETE, 0, False)) for claim in mine]
                 self._tick(hand, over, slots=4, look=True)
+                self._claim_suspect(hand)
             self._advance(3.0)
         assert self.model.live() == []
 

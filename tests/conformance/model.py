@@ -9,7 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from netscript_workers.domain import Enqueued, NewExecution, Verdict
+from netscript_workers.domain import (
+    CRASH_BUDGET,
+    SUSPECT_AFTER,
+    Enqueued,
+    NewExecution,
+    Verdict,
+)
 from netscript_workers.store.outbox import PRIORITY_STEP
 
 FINAL = {Verdict.COMPLETE: "completed", Verdict.FAIL: "failed", Verdict.CANCEL: "cancelled"}
@@ -32,6 +38,8 @@ class Life:
     run_at: int
     attempt: int = 1
     losses: int = 0
+    crashes: int = 0
+    begun: bool = False
     holds: bool = False
     worker: str | None = None
     finished_at: int | None = None
@@ -40,6 +48,10 @@ class Life:
     @property
     def sort_at(self) -> int:
         return self.run_at - self.priority * PRIORITY_STEP
+
+    @property
+    def is_suspect(self) -> bool:
+        return self.losses >= SUSPECT_AFTER
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +202,9 @@ class Model:
     def _admit(self, keys: Iterable[str]) -> int:
         admitted = 0
         for key in keys:
+            if key in self._held_up():
+                holder = self.lives[self.holders.pop(key)]
+                holder.status, holder.reason, holder.holds = "blocked", "concurrency key", False
             waiting = [
                 life
                 for life in self.live("blocked")
@@ -202,24 +217,60 @@ class Model:
                 admitted += 1
         return admitted
 
+    def _held_up(self) -> set[str]:
+        """Keys whose holder can't start, because its topic is paused."""
+        holders = ((key, self.lives[id_]) for key, id_ in self.holders.items())
+        return {
+            key
+            for key, life in holders
+            if life.status == "queued"
+            and life.topic in self.paused
+            and not (life.strict and life.begun)
+        }
+
+    def pause(self, topic: str) -> None:
+        self.paused.add(topic)
+        self._admit(
+            {key for key in self._held_up() if self.lives[self.holders[key]].topic == topic}
+        )
+
     def eligible(self, topic: str) -> list[Life]:
         """What may be claimed of a topic, the most urgent first."""
         if topic in self.paused:
             return []
-        ready = [life for life in self.live("queued") if life.topic == topic]
+        queued = self.live("queued")
+        ready = [life for life in queued if life.topic == topic and not life.is_suspect]
         return sorted(ready, key=lambda life: (life.sort_at, life.id))
+
+    def next_suspect(self) -> Life | None:
+        """What is claimed next of those that run alone."""
+        queued = self.live("queued")
+        ready = [life for life in queued if life.is_suspect and life.topic not in self.paused]
+        return min(ready, key=lambda life: (life.sort_at, life.id), default=None)
+
+    def crash(self, id_: str, now: int) -> None:
+        """It killed the process in which it ran alone."""
+        life = self.lives[id_]
+        life.crashes += 1
+        life.records += 1
+        life.worker = None
+        if life.crashes < CRASH_BUDGET:
+            life.status, life.reason = "queued", "runs alone"
+        else:
+            life.status, life.reason, life.finished_at = "failed", "crashed", now
+            self._admit(self._free(life))
 
     def claimed(self, id_: str, worker: str) -> None:
         life = self.lives[id_]
-        life.status, life.reason, life.worker = "running", None, worker
+        life.status, life.reason, life.worker, life.begun = "running", None, worker, True
 
     def give_back(self, worker: str, *, lost: bool) -> list[str]:
         back = [life for life in self.live("running") if life.worker == worker]
         for life in back:
             life.status, life.worker = "queued", None
-            life.reason = "rescued" if lost else "drained"
             life.losses += lost
             life.records += lost
+            life.reason = "runs alone" if life.is_suspect else "rescued" if lost else "drained"
         return sorted(life.id for life in back)
 
     def forget(self, id_: str) -> None:
@@ -231,14 +282,19 @@ class Model:
         life = self.lives[id_]
         failures = life.attempt if life.status == "failed" else life.attempt - 1
         life.attempt, life.max_attempts = failures + 1, failures + policy
-        life.run_at, life.finished_at, life.losses, life.worker = now, None, 0, None
+        life.run_at, life.finished_at, life.crashes, life.worker = now, None, 0, None
+        life.losses = life.losses if life.reason == "crashed" else 0
         life.status, life.reason = "queued", None
         if life.key is not None:
             life.status, life.reason = "blocked", "concurrency key"
             self.notes.add(life.key)
 
     def sweep(self) -> int:
-        return self._admit({life.key for life in self.live("blocked") if life.key is not None})
+        """Return how much was repaired; a pause that came later is no fault."""
+        waiting = {life.key for life in self.live("blocked") if life.key is not None}
+        repaired = self._admit(waiting - self.holders.keys())
+        self._admit(self._held_up())
+        return repaired
 
     def prune(self, before: int) -> None:
         for life in self.finished():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
@@ -14,7 +15,7 @@ from netscript_workers.errors import WorkerFencedError
 from netscript_workers.store.engine import Store
 from netscript_workers.store.lifelines import Lifeline, folder
 from tests.kit import Hand, detail, run, scalar
-from tests.support import eventually_async
+from tests.support import eventually, eventually_async
 from tests.working import working
 
 
@@ -39,6 +40,54 @@ async def test_a_drain_lets_what_runs_finish_and_takes_nothing_new(store: Store)
     assert detail(store, first).execution.result == "done"
     assert detail(store, second).execution.status == "queued"
     assert scalar(store, "SELECT count(*) FROM netscript_workers") == 0
+
+
+@pytest.mark.trap("D-34")
+async def test_what_was_claimed_and_has_not_begun_goes_back_at_once(store: Store) -> None:
+    begun: list[str] = []
+    started, release = asyncio.Event(), asyncio.Event()
+
+    @job(id="long")
+    async def long(ctx: JobContext) -> None:
+        begun.append(ctx.id)
+        started.set()
+        await release.wait()
+
+    async with working(store, long, grace=20.0) as at:
+        first = at.enqueue(long)
+        await started.wait()
+        others = {at.enqueue(long) for _ in range(3)}
+        sql = "SELECT count(*) FROM netscript_executions WHERE status = 'running'"
+        # The tick claims them in its thread; the loop, held up here, has not begun them yet.
+        eventually(lambda: scalar(store, sql) == 4)
+        at.worker.stop()
+        await eventually_async(lambda: scalar(store, sql) == 1)
+        assert begun == [first]
+        release.set()
+        await at.task
+    assert detail(store, first).execution.status == "completed"
+    for other in others:
+        told = detail(store, other).execution
+        assert (told.status, told.attempt) == ("queued", 1)
+
+
+async def test_a_handler_that_swallows_its_cancellation_does_not_keep_the_worker(
+    store: Store,
+) -> None:
+    release = asyncio.Event()
+
+    @job(id="stubborn")
+    async def stubborn(ctx: JobContext) -> None:
+        while not release.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await release.wait()
+
+    async with working(store, stubborn, grace=0.1) as at:
+        execution_id = at.enqueue(stubborn)
+        await at.ended(execution_id, "running")
+        at.worker.stop()
+        assert await asyncio.wait_for(at.task, 10) == [execution_id]
+        release.set()  # the process would end now
 
 
 async def test_past_the_grace_an_attempt_is_given_back_unused(store: Store) -> None:

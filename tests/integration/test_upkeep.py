@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
+
+import pytest
+from sqlalchemy import text
 
 from netscript_workers.heartbeat import Heartbeat
 from netscript_workers.maintenance import Maintenance
@@ -50,6 +54,7 @@ def test_a_worker_that_is_on_no_list_is_fenced(store: Store) -> None:
     assert fenced.reasons == ["the executions of this worker were given to others"]
 
 
+@pytest.mark.trap("D-29")
 def test_a_worker_without_its_database_is_fenced_before_its_lease_ends_but_not_on_sqlite(
     store: Store,
 ) -> None:
@@ -60,6 +65,26 @@ def test_a_worker_without_its_database_is_fenced_before_its_lease_ends_but_not_o
     assert fenced.heard.wait(1.5) is not store.is_sqlite
     run(store, "ALTER TABLE netscript_hidden RENAME TO netscript_workers")
     heartbeat.stop()
+
+
+@pytest.mark.postgres
+@pytest.mark.trap("D-29")
+def test_a_renewal_that_waits_for_a_silent_network_does_not_outlive_the_lease(
+    postgres_url: str,
+) -> None:
+    store = Store(postgres_url)
+    hand = Hand(store)
+    hand.register()
+    with store.begin() as conn:  # what holds the row keeps the renewal from its answer
+        conn.execute(text("SELECT 1 FROM netscript_workers FOR UPDATE"))
+        started = time.monotonic()
+        heartbeat, fenced = beat(store, hand.id, lease=1.5)
+        assert fenced.heard.wait(10)
+        assert time.monotonic() - started > 1.0  # in time, and not before it must
+        heartbeat.stop(patience=0.1)
+    heartbeat.stop()
+    assert fenced.reasons == ["the lease ran out while the database could not be reached"]
+    store.dispose()
 
 
 def test_a_database_that_comes_back_in_time_fences_nobody(store: Store) -> None:

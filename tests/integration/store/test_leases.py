@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from netscript_workers.domain import Verdict
 from netscript_workers.store import leases, lifelines
@@ -52,6 +56,40 @@ def test_a_killed_process_frees_its_lifeline_and_is_rescued_at_once(
     assert lifelines.any_dead(place, place / "own.lock")
     assert leases.rescue(store, new().id, place) == [given.id]
     assert not path.exists()
+
+
+# It forks: the child has the same lock, and lives on.
+PARENT = """
+import os, sys
+from pathlib import Path
+from netscript_workers.store.lifelines import Lifeline
+line = Lifeline(Path(sys.argv[1]), sys.argv[2])
+child = os.fork()
+if child:
+    print(child, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.trap("D-95")
+def test_a_worker_is_dead_when_the_last_of_its_children_is(store: Store, tmp_path: Path) -> None:
+    put(store, given := new())
+    hand = Hand(store)
+    place = tmp_path / "lines"
+    command = [sys.executable, "-c", PARENT, str(place), hand.id]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        path = place / f"{hand.id}.lock"
+        hand.register(lease=3600, lifeline=path)
+        hand.claim_one()
+        process.kill()
+        process.wait()
+        assert lifelines.look(path) is Life.ALIVE
+        assert leases.rescue(store, new().id, place) == []
+        os.kill(child, signal.SIGKILL)
+        eventually(lambda: lifelines.any_dead(place, place / "own.lock"), 5, "the child's end")
+    assert leases.rescue(store, new().id, place) == [given.id]
 
 
 def test_on_sqlite_a_held_lifeline_outlives_the_lease(store: Store, tmp_path: Path) -> None:

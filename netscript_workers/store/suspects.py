@@ -1,0 +1,188 @@
+"""Suspects: executions that several worker processes died of, each run alone from then on.
+
+A suspect stays `parked` for as long as it lives, out of the index that claims walk, so the claim of
+ordinary work knows nothing of it. It is claimed by itself and runs in a process of its own, where
+guilt is certain.
+"""
+
+from __future__ import annotations
+
+import signal
+from functools import cache
+
+from sqlalchemy import TextClause, text
+
+from netscript_workers.domain import (
+    CRASH_BUDGET,
+    SUSPECT_AFTER,
+    ClaimedExecution,
+    Death,
+    Outcome,
+    Reason,
+    Verdict,
+)
+from netscript_workers.store import admissions, changes, outcomes
+from netscript_workers.store.dialects import CLAIMED_COLUMNS, Dialect
+from netscript_workers.store.engine import Store
+from netscript_workers.store.outcomes import Settled
+from netscript_workers.store.schema import CLAIM_TOKEN, attempts
+
+
+def any_waiting(store: Store, jobs: str, topics: str | None) -> bool:
+    """Tell whether a suspect waits that a worker with these jobs and topics may run.
+
+    Args:
+        store: Where to look.
+        jobs: The ids of the jobs it knows, as a JSON array.
+        topics: The topics it serves, as a JSON array; None for all.
+    """
+    with store.read() as conn:
+        found = conn.execute(_waiting(store.dialect), _asked(jobs, topics))
+        return found.first() is not None
+
+
+def claim(store: Store, worker_id: str, jobs: str, topics: str | None) -> ClaimedExecution | None:
+    """Claim the most urgent suspect for a worker, if there is any."""
+    dialect = store.dialect
+    with store.begin() as conn:
+        now = store.now(conn)
+        bound = {**_asked(jobs, topics), "worker": worker_id, "now": now}
+        token = dialect.draw_token(conn)
+        if token is not None:
+            bound["token"] = token
+        row = conn.execute(_claim(dialect, drawn=token is not None), bound).one_or_none()
+        if row is None:
+            return None
+        claimed = ClaimedExecution(*row[:-1])  # the last is sort_at
+        changes.record(conn, dialect, [(claimed.id, "running")], now)
+    return claimed
+
+
+def is_over(store: Store, claim: ClaimedExecution) -> bool:
+    """Tell whether this attempt is the running one no more."""
+    with store.read() as conn:
+        found = conn.execute(_RUNNING, {"id": claim.id, "token": claim.token})
+        return found.first() is None
+
+
+def record_crash(store: Store, claim: ClaimedExecution, death: Death, worker_id: str) -> None:
+    """Count that an execution killed its own process; past the budget it has failed for good.
+
+    It leaves the attempt as it was. Within the budget the execution keeps its concurrency key and
+    runs again, alone.
+    """
+    dialect = store.dialect
+    with store.begin() as conn:
+        now = store.now(conn)
+        bound = {"id": claim.id, "token": claim.token}
+        crashes = conn.execute(_COUNT, bound).scalar_one_or_none()
+        if crashes is None:  # others have it
+            return
+        record = {
+            "execution_id": claim.id,
+            "token": claim.token,
+            "attempt": claim.attempt,
+            "outcome": Reason.CRASHED.value,
+            "error": f"It killed its process: {describe(death)}.",
+            "exit_code": death.exit_code,
+            "signal": death.signal,
+            "peak_memory": death.peak_memory,
+            "worker_id": worker_id,
+            "started_at": claim.started_at,
+            "finished_at": now,
+        }
+        dialect.insert(conn, attempts, [record])
+        if crashes < CRASH_BUDGET:
+            conn.execute(_AGAIN, {**bound, "reason": Reason.ALONE.value})
+            changes.record(conn, dialect, [(claim.id, "queued")], now)
+            return
+        stored = outcomes.settle(
+            conn,
+            dialect,
+            [Settled(claim, _guilty(claim, crashes, death))],
+            strict={},
+            worker_id=worker_id,
+            now=now,
+            window=0,
+        )
+        changed = list(stored.changed)
+        if stored.released:
+            changed += admissions.admit(conn, dialect, (), stored.released)
+        changes.record(conn, dialect, changed, now)
+
+
+def describe(death: Death) -> str:
+    """Say for people how a process died."""
+    if death.signal is not None:
+        how = f"signal {death.signal}"
+        if death.signal in {one.value for one in signal.Signals}:
+            how += f" ({signal.Signals(death.signal).name})"
+    else:
+        how = f"exit code {death.exit_code} without a result"
+    if death.peak_memory is not None:
+        how += f", peak memory {death.peak_memory / 2**20:.0f} MiB"
+    return how
+
+
+def _guilty(claim: ClaimedExecution, crashes: int, death: Death) -> Outcome:
+    return Outcome(
+        execution_id=claim.id,
+        token=claim.token,
+        verdict=Verdict.FAIL,
+        reason=Reason.CRASHED,
+        error=f"It killed its process {crashes} times while it ran alone: {describe(death)}.",
+    )
+
+
+def _asked(jobs: str, topics: str | None) -> dict[str, object]:
+    asked: dict[str, object] = {"jobs": jobs, "many": SUSPECT_AFTER}
+    return {**asked, "topics": topics or "[]", "every": topics is None}
+
+
+def _suspects(dialect: Dialect) -> str:
+    """Select the suspects that may run, by the index of what is parked."""
+    return f"""
+        SELECT e.id FROM netscript_executions e
+        WHERE e.parked AND e.status = 'queued' AND e.losses >= :many
+          AND e.job_id IN {dialect.members("jobs")}
+          AND (CAST(:every AS boolean) OR e.topic IN {dialect.members("topics")})
+          AND NOT EXISTS (SELECT 1 FROM netscript_topics t WHERE t.name = e.topic AND t.paused)
+        """
+
+
+@cache
+def _waiting(dialect: Dialect) -> TextClause:
+    return text(f"{_suspects(dialect)} LIMIT 1")
+
+
+@cache
+def _claim(dialect: Dialect, *, drawn: bool) -> TextClause:
+    token = ":token" if drawn else f"nextval('{CLAIM_TOKEN}')"
+    lock = f"{dialect.for_update} OF e SKIP LOCKED" if dialect.for_update else ""
+    return text(
+        f"""
+        UPDATE netscript_executions
+        SET status = 'running', token = {token}, worker_id = :worker, started_at = :now,
+            reason = NULL
+        WHERE status = 'queued' AND id = (
+            {_suspects(dialect)} ORDER BY e.sort_at, e.id LIMIT 1 {lock})
+        RETURNING {CLAIMED_COLUMNS}
+        """
+    )
+
+
+_RUNNING = text(
+    "SELECT 1 FROM netscript_executions WHERE id = :id AND token = :token AND status = 'running'"
+)
+_COUNT = text(
+    """
+    UPDATE netscript_executions SET crashes = crashes + 1
+    WHERE id = :id AND token = :token AND status = 'running' RETURNING crashes
+    """
+)
+_AGAIN = text(
+    """
+    UPDATE netscript_executions SET status = 'queued', worker_id = NULL, reason = :reason
+    WHERE id = :id AND token = :token
+    """
+)
