@@ -1,0 +1,1 @@
+"""One file per contestant; each runs in the virtual environment of its package."""
