@@ -8,16 +8,21 @@ import sys
 import tomllib
 import venv
 from collections.abc import Iterable
-from pathlib import Path
 
-from benchmarks.stores import HOME
+from benchmarks.stores import HOME, ROOT
 
-PEERS = tomllib.loads(Path(__file__).with_name("peers.toml").read_text(encoding="utf-8"))
+_REQUIREMENTS = ROOT / "benchmarks" / "contestants" / "peers" / "requirements.toml"
+PEERS = tomllib.loads(_REQUIREMENTS.read_text(encoding="utf-8"))
 
 
 def python_of(name: str) -> str:
     """Return the interpreter that runs a contestant; one that is no peer is run by ours."""
     return str(HOME / "venvs" / name / "bin" / "python") if name in PEERS else sys.executable
+
+
+def module_of(name: str) -> str:
+    """Return what `python -m` runs of a contestant."""
+    return f"benchmarks.contestants.{'peers.' if name in PEERS else ''}{name}"
 
 
 def install(names: Iterable[str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Generator
 from typing import Any
 
-from benchmarks.environments import python_of
+from benchmarks.environments import module_of, python_of
 from benchmarks.roster import Contestant
 from benchmarks.stores import ROOT
 
@@ -46,8 +46,8 @@ def started(
     contestant: Contestant, url: str, command: str, count: int = 0
 ) -> Generator[subprocess.Popen[str]]:
     """Start one command of a contestant; whatever is left of it is killed at the end."""
-    module = f"benchmarks.contestants.{contestant.module}"
-    line = [python_of(contestant.module), "-m", module, command, str(count)]
+    name = contestant.module
+    line = [python_of(name), "-m", module_of(name), command, str(count)]
     with program(line, environment(url, **contestant.settings)) as process:
         yield process
 

@@ -14,7 +14,7 @@ class Contestant:
 
     Attributes:
         name: As it is shown.
-        module: Its file in `contestants`.
+        module: Its file in `contestants` or `contestants/peers`.
         store: Where its work is kept.
         rate: About how many executions a second it drains: the work is measured out by it.
         singles: About how many it enqueues a second, one at a time.
@@ -59,7 +59,23 @@ CONTESTANTS = (
         singles=1500,
         settings={"BENCH_FSYNC": "0"},
     ),
+    Contestant(name="chancy", module="chancy", store="postgres", rate=1500, singles=400),
+    Contestant(
+        name="procrastinate", module="procrastinate", store="postgres", rate=250, singles=400
+    ),
+    Contestant(name="saq-pg", module="saq", store="postgres", rate=300, singles=300),
+    Contestant(
+        name="absurd", module="absurd", store="postgres", rate=300, singles=700, short=False
+    ),
+    Contestant(name="dbos", module="dbos", store="postgres", rate=300, singles=200, short=False),
+    Contestant(name="huey-pg", module="huey", store="postgres", rate=400, singles=500, short=False),
     Contestant(name="huey-redis", module="huey", store="redis", rate=1400),
+    Contestant(name="taskiq", module="taskiq", store="redis", rate=1700),
+    Contestant(name="dramatiq", module="dramatiq", store="redis", rate=1600),
+    Contestant(name="saq-redis", module="saq", store="redis", rate=1000),
+    Contestant(name="celery", module="celery", store="redis", rate=600),
+    Contestant(name="arq", module="arq", store="redis", rate=700, short=False),
+    Contestant(name="rq", module="rq", store="redis", rate=200, short=False),
 )
 
 REDIS = tuple(one.name for one in CONTESTANTS if one.store == "redis")

@@ -1,1 +1,1 @@
-"""One file per contestant; each runs in the virtual environment of its package."""
+"""Who is measured: netscript, a bare route, and in `peers` other queues."""

@@ -8,6 +8,7 @@ tells.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import itertools
 import json
@@ -185,15 +186,16 @@ def _report_delays(_contestant: Contestant, _count: int) -> None:
 
 def _run(main: Awaitable[Any]) -> None:
     """Run on uvloop where the contestant's environment has it."""
-    try:
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    with contextlib.suppress(ImportError):
         from uvloop import new_event_loop  # noqa: PLC0415 - not everybody's
-    except ImportError:
-        new_event_loop = None
+
+        factory = new_event_loop
 
     async def run() -> None:
         await main
 
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(run())
 
 

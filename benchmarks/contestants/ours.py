@@ -58,7 +58,7 @@ class Ours(kit.Contestant):
         if not hasattr(self, "_engine"):
             self.open()
         with self._engine.connect() as conn:
-            return conn.execute(text(statement)).scalar_one()
+            return int(conn.execute(text(statement)).scalar_one())
 
     def work(self) -> None:
         run_worker(Settings.load(PROJECT, database_url=kit.URL, concurrency=kit.SLOTS))
