@@ -48,7 +48,7 @@ class Plan:
     idle: float
 
 
-SHORT = Plan(rounds=2, accept_rounds=2, work=1.0, sends=60, load=3.0, idle=10.0)
+SHORT = Plan(rounds=2, accept_rounds=2, work=0.7, sends=50, load=2.0, idle=10.0)
 FULL = Plan(rounds=5, accept_rounds=5, work=3.0, sends=200, load=8.0, idle=60.0)
 
 
@@ -206,7 +206,7 @@ def _machine() -> str:
 
 
 def _say(what: str) -> None:
-    print(f"… {what}", file=sys.stderr, flush=True)
+    print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
