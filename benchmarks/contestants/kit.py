@@ -150,6 +150,7 @@ async def _send(contestant: Contestant, count: int) -> None:
         if told is not None and inspect.isawaitable(told):
             await told
         took.append((before, time.monotonic_ns() - before))
+    await asyncio.sleep(0.5)  # a process that is gone at once takes its last bell with it
     tell(took=took)
 
 
