@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check chaos soak format clean
+.PHONY: help demo test check chaos soak bench bench-full format clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3."; exit 1; }
@@ -46,9 +46,15 @@ chaos: $(VENV)/.dev ## What needs minutes: processes killed under load
 soak: $(VENV)/.dev ## Ten minutes on each database at half of what the machine can do, under kills
 	NETSCRIPT_TEST_SOAK_MINUTES=10 $(BIN)/python -m pytest -m chaos -s -p no:xdist tests/chaos/test_soak.py
 
+bench: $(VENV)/.dev ## Numbers, beside those of other queues from PyPI, in 3 minutes (ONLY=drain,accept)
+	$(BIN)/python -m benchmarks --short $(if $(ONLY),--only $(ONLY))
+
+bench-full: $(VENV)/.dev ## The same with more of everything: half an hour on a quiet machine
+	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
+
 format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* build dist
+	rm -rf $(VENV) .bench .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* build dist

@@ -1,0 +1,1 @@
+"""Measures against peers and raw limits, interleaved in one run: `python -m benchmarks`."""

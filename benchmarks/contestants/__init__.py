@@ -1,0 +1,1 @@
+"""Who is measured: netscript, a bare route, and in `peers` other queues."""

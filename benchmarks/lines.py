@@ -1,0 +1,97 @@
+"""The lines of the table, and their bars."""
+
+from __future__ import annotations
+
+from benchmarks.accept import BARE
+from benchmarks.roster import HUEY, OURS_PG, OURS_SQLITE, REDIS
+from benchmarks.table import Bar, Line
+
+AHEAD = Bar("ratio", 1.0, "more")
+NO_MORE = Bar("ratio", 1.0, "less")
+SHARE = Bar("ratio", 0.55, "more")
+CPU_SHARE = Bar("ratio", round(1 / 0.55, 2), "less")
+
+
+def _at_most(limit: float) -> Bar:
+    return Bar("value", limit, "less")
+
+
+# By the name that `--only` takes.
+GROUPS: dict[str, tuple[Line, ...]] = {
+    "accept": (
+        Line("webhook accepted, SQLite", "accept", "/s", OURS_SQLITE, SHARE, (BARE,)),
+        Line("webhook accepted, PostgreSQL", "accept", "/s", OURS_PG, SHARE, (BARE,)),
+        Line(
+            "server CPU per webhook, SQLite",
+            "accept-cpu",
+            "µs",
+            OURS_SQLITE,
+            CPU_SHARE,
+            (BARE,),
+        ),
+        Line(
+            "server CPU per webhook, PostgreSQL",
+            "accept-cpu",
+            "µs",
+            OURS_PG,
+            CPU_SHARE,
+            (BARE,),
+        ),
+    ),
+    "drain": (
+        Line("drained, PostgreSQL, 100 slots", "drain pg", "/s", OURS_PG, AHEAD),
+        Line("worker CPU per execution, PostgreSQL", "drain-cpu pg", "ms", OURS_PG, NO_MORE),
+        Line(
+            "drained, SQLite, 100 slots, against huey",
+            "drain sqlite",
+            "/s",
+            OURS_SQLITE,
+            Bar("ratio", 7.0, "more"),
+            (HUEY,),
+        ),
+        Line(
+            "… against every peer on Redis",
+            "drain sqlite|drain redis",
+            "/s",
+            OURS_SQLITE,
+            AHEAD,
+            REDIS,
+        ),
+        Line(
+            "worker CPU per execution, SQLite",
+            "drain-cpu sqlite|drain-cpu redis",
+            "ms",
+            OURS_SQLITE,
+            NO_MORE,
+        ),
+    ),
+    "bulk": (Line("enqueued in bulk, PostgreSQL", "bulk pg", "/s", OURS_PG, AHEAD),),
+    "single": (
+        Line(
+            "enqueued one at a time, SQLite at FULL",
+            "single sqlite",
+            "/s",
+            OURS_SQLITE,
+            AHEAD,
+            (HUEY,),
+        ),
+        Line("enqueued one at a time, PostgreSQL", "single pg", "/s", OURS_PG, AHEAD),
+    ),
+    "latency": (
+        Line("enqueue to start, SQLite, p50", "latency-p50 sqlite", "ms", OURS_SQLITE, _at_most(3)),
+        Line(
+            "enqueue to start, SQLite, p99", "latency-p99 sqlite", "ms", OURS_SQLITE, _at_most(15)
+        ),
+        Line("enqueue to start, PostgreSQL, p50", "latency-p50 pg", "ms", OURS_PG, _at_most(4)),
+        Line("enqueue to start, PostgreSQL, p99", "latency-p99 pg", "ms", OURS_PG, _at_most(15)),
+    ),
+    "idle": (
+        Line("idle worker, SQLite, of a core", "idle-cpu sqlite", "%", OURS_SQLITE, _at_most(1)),
+        Line("idle worker, PostgreSQL, of a core", "idle-cpu pg", "%", OURS_PG, _at_most(1)),
+        Line("idle worker, transactions", "idle-transactions pg", "/s", OURS_PG, _at_most(2)),
+        Line("idle worker, SQLite", "idle-memory sqlite", "MiB", OURS_SQLITE, _at_most(80)),
+        Line("idle worker, PostgreSQL", "idle-memory pg", "MiB", OURS_PG, _at_most(80)),
+    ),
+}
+# What a visit to a contestant measures; the rest has a part of the run to itself.
+VISITS = ("drain", "bulk", "single", "latency")
