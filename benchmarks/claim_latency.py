@@ -7,7 +7,7 @@ medians of several such runs.
     python -m benchmarks.claim_latency [--quick] [--database sqlite|postgres|both]
 """
 
-# ruff: noqa: T201, S608 - it prints, and puts constants of its own together
+# ruff: noqa: S608 - it prints, and puts constants of its own together
 
 from __future__ import annotations
 
