@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Table, text
 
-from netscript_workers.store.dialects import Dialect, Row
+from netscript_workers.store.dialects import Dialect
+from netscript_workers.store.inserts import Row
 from netscript_workers.store.schema import changes as table
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from functools import cache, lru_cache
-from itertools import chain
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 from sqlalchemy import Connection, Table, TextClause, text
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError
 
-Row = Mapping[str, Any]
+from netscript_workers.store import inserts
+from netscript_workers.store.inserts import Part, Row
+from netscript_workers.store.schema import idempotency_keys
 
 
 class Dialect(ABC):
@@ -27,7 +25,7 @@ class Dialect(ABC):
     begin_snapshot: ClassVar[str]
 
     @abstractmethod
-    def insert_all(self, conn: Connection, parts: Sequence[tuple[Table, Sequence[Row]]]) -> None:
+    def insert_all(self, conn: Connection, parts: Sequence[Part]) -> None:
         """Insert rows of several tables; those of one table name the same columns in one order."""
 
     def insert(self, conn: Connection, table: Table, rows: Sequence[Row]) -> None:
@@ -64,7 +62,7 @@ class Dialect(ABC):
 
     @abstractmethod
     def set_lock_timeout(self, conn: Connection, seconds: float) -> None:
-        """Bound how long the statements of this transaction wait for other transactions."""
+        """Bound how long a statement waits for other transactions from now on; 0 for ever."""
 
     @abstractmethod
     def try_lock(self, conn: Connection, name: str) -> bool:
@@ -101,18 +99,14 @@ class SqliteDialect(Dialect):
     skip_locked = ""
     begin_snapshot = "BEGIN DEFERRED"
 
-    def insert_all(self, conn: Connection, parts: Sequence[tuple[Table, Sequence[Row]]]) -> None:
-        """Insert many rows a statement.
-
-        The driver lets go of the GIL for every step, and getting it back from a busy thread costs
-        more than the step: a statement for each row, as executemany has it, is out of the question.
-        """
-        for table, rows in parts:
-            _insert_chunks(conn, f"INSERT INTO {table.name}", "", rows)
+    def insert_all(self, conn: Connection, parts: Sequence[Part]) -> None:
+        """Insert table by table."""
+        for part in parts:
+            inserts.into_sqlite(conn, part)
 
     def take_keys(self, conn: Connection, rows: Sequence[Row], now: int) -> int:
-        """Take them, many a statement."""
-        return _insert_chunks(conn, f"INSERT INTO {_KEYS}", f"{_TAKE_OVER}?", rows, now)
+        """Take them in a few statements."""
+        return inserts.into_sqlite(conn, (idempotency_keys, rows), f"{_TAKE_OVER} ?", now)
 
     def records(self, **columns: str) -> str:
         """Unpack the rows with json_each."""
@@ -156,46 +150,10 @@ class SqliteDialect(Dialect):
         return name in {"IntegrityError", "DataError", "InterfaceError", "ProgrammingError"}
 
 
-# Rows a statement: each number of them is a statement of its own, which the driver keeps prepared.
-SQLITE_CHUNK = 32
-
-
-def _insert_chunks(conn: Connection, head: str, tail: str, rows: Sequence[Row], *more: int) -> int:
-    names = tuple(rows[0])
-    inserted = 0
-    for start in range(0, len(rows), SQLITE_CHUNK):
-        chunk = rows[start : start + SQLITE_CHUNK]
-        columns = list(zip(*[row.values() for row in chunk], strict=True))
-        # The driver looks long for how to bind a None or a bool. What a whole column has is
-        # written out, and what is left of them is bound as it must be.
-        written = tuple([_written(column) for column in columns])
-        left = [column for column, word in zip(columns, written, strict=True) if word is None]
-        bound = (*chain.from_iterable(zip(*left, strict=True)), *more)
-        statement = _insert_statement(head, tail, names, written, len(chunk))
-        inserted += conn.exec_driver_sql(statement, bound).rowcount
-    return inserted
-
-
-def _written(column: tuple[Any, ...]) -> str | None:
-    """Return the SQL of a value that a whole column has, None if it has several."""
-    first = column[0]
-    word = "NULL" if first is None else "1" if first is True else "0" if first is False else None
-    return word if word is not None and column.count(first) == len(column) else None
-
-
-@lru_cache(maxsize=1024)
-def _insert_statement(
-    head: str, tail: str, names: tuple[str, ...], written: tuple[str | None, ...], size: int
-) -> str:
-    marks = f"({', '.join(word or '?' for word in written)})"
-    return f"{head} ({', '.join(names)}) VALUES {', '.join([marks] * size)}{tail}"
-
-
-_KEYS = "netscript_idempotency_keys"
 _TAKE_OVER = f"""
     ON CONFLICT (scope, key) DO UPDATE SET fingerprint = excluded.fingerprint,
         ref = excluded.ref, expires_at = excluded.expires_at
-    WHERE {_KEYS}.expires_at <= """
+    WHERE {idempotency_keys.name}.expires_at <="""
 
 _SQLITE_CLAIM = text(
     f"""
@@ -224,22 +182,16 @@ class PostgresDialect(Dialect):
     skip_locked = "FOR UPDATE SKIP LOCKED"
     begin_snapshot = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 
-    def insert_all(self, conn: Connection, parts: Sequence[tuple[Table, Sequence[Row]]]) -> None:
-        """Insert all tables in one round trip, each from one JSON parameter.
-
-        JSON costs a quarter of the client's CPU of executemany.
-        """
+    def insert_all(self, conn: Connection, parts: Sequence[Part]) -> None:
+        """Insert all in one round trip."""
         if parts:
-            shape = tuple((table, tuple(rows[0])) for table, rows in parts)
-            bound = {
-                f"rows{place}": json.dumps(rows, default=_bytes_as_text)
-                for place, (_, rows) in enumerate(parts)
-            }
-            conn.execute(_pg_insert(shape), bound)
+            inserts.into_postgres(conn, parts)
 
     def take_keys(self, conn: Connection, rows: Sequence[Row], now: int) -> int:
         """Take them in one statement."""
-        return conn.execute(_PG_TAKE, {"rows": json.dumps(rows), "now": now}).rowcount
+        return inserts.into_postgres(
+            conn, [(idempotency_keys, rows)], f"{_TAKE_OVER} :now", now=now
+        )
 
     def records(self, **columns: str) -> str:
         """Unpack the rows with json_to_recordset."""
@@ -268,8 +220,8 @@ class PostgresDialect(Dialect):
         return int(conn.exec_driver_sql(asked).scalar_one())
 
     def set_lock_timeout(self, conn: Connection, seconds: float) -> None:
-        """Set it for this transaction."""
-        conn.exec_driver_sql(f"SET LOCAL lock_timeout = {round(seconds * 1000)}")
+        """Set it for the session."""
+        conn.exec_driver_sql(f"SET lock_timeout = {round(seconds * 1000)}")
 
     def try_lock(self, conn: Connection, name: str) -> bool:
         """Take a transaction-level advisory lock."""
@@ -288,46 +240,10 @@ class PostgresDialect(Dialect):
         )
 
 
-def _bytes_as_text(value: bytes) -> str:
-    r"""Write bytes as PostgreSQL reads them: `\x` and hex."""
-    return f"\\x{value.hex()}"
-
-
 def _sqlstate(error: DBAPIError) -> str:
     return getattr(error.orig, "sqlstate", None) or ""
 
 
-@cache
-def _pg_insert(shape: tuple[tuple[Table, tuple[str, ...]], ...]) -> TextClause:
-    *first, last = (
-        _pg_insert_one(table, columns, f"rows{place}")
-        for place, (table, columns) in enumerate(shape)
-    )
-    before = ", ".join(f"part{place} AS ({part})" for place, part in enumerate(first))
-    return text(f"WITH {before} {last}" if before else last)
-
-
-def _pg_insert_one(table: Table, columns: tuple[str, ...], param: str) -> str:
-    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    typed = ", ".join(
-        f"{name} {table.c[name].type.dialect_impl(dialect).compile(dialect=dialect)}"
-        for name in columns
-    )
-    names = ", ".join(columns)
-    return (
-        f"INSERT INTO {table.name} ({names}) "
-        f"SELECT {names} FROM json_to_recordset(CAST(:{param} AS json)) AS r({typed})"
-    )
-
-
-_PG_TAKE = text(
-    f"""
-    INSERT INTO {_KEYS} (scope, key, fingerprint, ref, expires_at)
-    SELECT scope, key, fingerprint, ref, expires_at FROM json_to_recordset(CAST(:rows AS json))
-        AS r(scope text, key text, fingerprint text, ref uuid, expires_at bigint)
-    {_TAKE_OVER}:now
-    """
-)
 _PG_TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))")
 
 # An array is a filter on the index scan. A subquery would be a join, and after a join all that is

@@ -26,6 +26,8 @@ SQLITE_BUSY_SECONDS = 30.0
 _SQLITE_STATEMENTS = 512
 _SQLITE_WAL_PAGES = 8_000
 _SQLITE_CACHE_KIB = 16_000
+# What is known of a connection's setting.
+_LOCK_TIMEOUT = "netscript_lock_timeout"
 _CLOCK_CHECK_SECONDS = 1.0
 # Microseconds that two machines' clocks may drift apart in a second, slewing included.
 _CLOCK_DRIFT = 1000.0
@@ -222,9 +224,14 @@ class Store:
     def begin(self, *, lock_timeout: float | None = None) -> Generator[Connection]:
         """Open a write transaction; it commits at the end, or rolls back on an error."""
         with self.engine.begin() as conn:
-            if lock_timeout is not None:
-                self.dialect.set_lock_timeout(conn, lock_timeout)
+            told = conn.info
+            wanted = lock_timeout or 0.0
+            if told.get(_LOCK_TIMEOUT, 0.0) != wanted:
+                self.dialect.set_lock_timeout(conn, wanted)
+            # A transaction that is rolled back takes the setting with it.
+            told[_LOCK_TIMEOUT] = None
             yield conn
+        told[_LOCK_TIMEOUT] = wanted
 
     @contextmanager
     def read(self) -> Generator[Connection]:
@@ -262,8 +269,10 @@ class Store:
                 isolation_level="AUTOCOMMIT" if read_only else "READ COMMITTED",
                 pool_size=pool_size,
                 max_overflow=0,
+                # The one that was used last has the most statements prepared.
+                pool_use_lifo=True,
                 # A server that was restarted must not cost anybody a 503.
-                pool_pre_ping=True,
+                pool_pre_ping=patience is None,
                 hide_parameters=True,  # an error must not carry a payload into a log
                 connect_args=links.parameters(
                     self._parsed, name="netscript", patience=patience, options=_INDEXES_ONLY

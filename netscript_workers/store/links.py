@@ -8,12 +8,14 @@ still acknowledges what nobody reads.
 
 from __future__ import annotations
 
+import select
 import time
 from collections.abc import Generator
 from typing import Any
 
 import psycopg
 from sqlalchemy import URL, Engine, event
+from sqlalchemy.exc import InvalidatePoolError
 
 # How long a connection may take to be made; libpq takes nothing under two seconds.
 _CONNECT_SECONDS = 5
@@ -97,6 +99,9 @@ def bound(engine: Engine, patience: float) -> None:
         return link
 
     def given_out(link: Link, *_: Any) -> None:
+        if _has_news(link) and not _lives(link):
+            # Its neighbours in the pool have most likely died with it.
+            raise InvalidatePoolError("the server has closed the connection")
         link.silence = silence
 
     def given_back(link: Link | None, *_: Any) -> None:
@@ -106,3 +111,24 @@ def bound(engine: Engine, patience: float) -> None:
     event.listen(engine, "do_connect", connect)
     event.listen(engine, "checkout", given_out)
     event.listen(engine, "checkin", given_back)
+
+
+def _has_news(link: Link) -> bool:
+    """Tell whether a connection that nobody uses has something to read, as its end would be.
+
+    Asking the server each time, as the pool's own ping does, would double what a worker that has
+    nothing to do asks of it.
+    """
+    if link.closed:
+        return True
+    readable, _, _ = select.select([link], [], [], 0)
+    return bool(readable)
+
+
+def _lives(link: Link) -> bool:
+    try:
+        link.execute("SELECT 1")
+        link.rollback()
+    except psycopg.Error:
+        return False
+    return True

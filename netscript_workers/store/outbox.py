@@ -11,8 +11,9 @@ from sqlalchemy import Connection, Table
 from netscript_workers.clock import MICROSECONDS
 from netscript_workers.domain import Enqueued, ExecutionStatus, NewExecution, Reason
 from netscript_workers.store import changes, idempotency
-from netscript_workers.store.dialects import Dialect, Row
+from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.idempotency import DEFAULT_WINDOW, Key
+from netscript_workers.store.inserts import Row
 from netscript_workers.store.schema import admissions, executions
 
 # What one point of priority is worth in waiting: priority 0 waits at most 10 minutes behind an

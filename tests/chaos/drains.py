@@ -58,7 +58,7 @@ def drain_at_once(
         eventually(lambda: scalar(store, left) == 0, 300, "the end of the backlog")
         seconds = time.monotonic() - began
     lines = [line.split(" ") for line in record.read_text().splitlines()]
-    starts = Counter(line[3] for line in lines if line[0] == "start")
+    starts = Counter(line[4] for line in lines if line[0] == "start")
     assert starts.keys() == {one.id for one in backlog}
     assert set(starts.values()) == {1}, [id_ for id_, count in starts.items() if count > 1]
     took_part = Counter(line[2] for line in lines if line[0] == "start")

@@ -9,9 +9,9 @@ from sqlalchemy.exc import IntegrityError
 
 from netscript_workers.domain import NewExecution
 from netscript_workers.store import idempotency, outbox
-from netscript_workers.store.dialects import SQLITE_CHUNK
 from netscript_workers.store.engine import Store
 from netscript_workers.store.idempotency import Key
+from netscript_workers.store.inserts import SQLITE_CHUNK
 from netscript_workers.store.outbox import Companion, Receipt, Submission
 from netscript_workers.store.retention import Retention, prune
 from netscript_workers.store.schema import topics

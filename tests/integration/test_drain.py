@@ -74,17 +74,18 @@ async def test_what_was_claimed_and_has_not_begun_goes_back_at_once(store: Store
 async def test_a_handler_that_swallows_its_cancellation_does_not_keep_the_worker(
     store: Store,
 ) -> None:
-    release = asyncio.Event()
+    began, release = asyncio.Event(), asyncio.Event()
 
     @job(id="stubborn")
     async def stubborn(ctx: JobContext) -> None:
+        began.set()
         while not release.is_set():
             with contextlib.suppress(asyncio.CancelledError):
                 await release.wait()
 
     async with working(store, stubborn, grace=0.1) as at:
         execution_id = at.enqueue(stubborn)
-        await at.ended(execution_id, "running")
+        await asyncio.wait_for(began.wait(), 10)
         at.worker.stop()
         assert await asyncio.wait_for(at.task, 10) == [execution_id]
         release.set()  # the process would end now
