@@ -302,7 +302,8 @@ class Coordinator:
         return True
 
     def _pass_on(self, deliveries: Sequence[Delivery]) -> None:
-        self._writer.submit_all([(one.submission, one.future) for one in deliveries])
+        if deliveries:
+            self._writer.submit_all([(one.submission, one.future) for one in deliveries])
 
     # On the loop.
 

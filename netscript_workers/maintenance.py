@@ -23,9 +23,9 @@ logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.25
 _RESCUE_SECONDS = 5.0
-_SWEEP_SECONDS = 10.0
+_SWEEP_SECONDS = 15.0
 _PRUNE_SECONDS = 60.0
-_PARK_SECONDS = 5.0
+_PARK_SECONDS = 15.0
 _WAL_SECONDS = 5.0
 # A claim that found nothing where something was ready asks for a look; not more often than this.
 _PARK_AT_ONCE_SECONDS = 1.0

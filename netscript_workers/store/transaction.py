@@ -18,7 +18,7 @@ from netscript_workers.domain import Enqueued, TriggeredBy
 from netscript_workers.errors import ConfigurationError, StoreBusyError
 from netscript_workers.store import outbox
 from netscript_workers.store.dialects import DIALECTS, Dialect
-from netscript_workers.store.engine import is_configured
+from netscript_workers.store.engine import DatabaseClock, is_configured
 from netscript_workers.store.outbox import Submission
 from netscript_workers.store.wake import Bell, make_bell
 
@@ -30,7 +30,8 @@ _CAUSE = Cause(triggered_by=TriggeredBy.API)
 _AFTER_COMMIT_SECONDS = 0.01
 
 _bells: WeakKeyDictionary[Engine, Bell] = WeakKeyDictionary()
-_bells_lock = threading.Lock()
+_clocks: WeakKeyDictionary[Engine, DatabaseClock] = WeakKeyDictionary()
+_lock = threading.Lock()
 
 
 def enqueue(session: Session | Connection, *actions: EnqueueJob[Any]) -> list[Enqueued]:
@@ -93,8 +94,12 @@ def _dialect_of(conn: Connection) -> Dialect:
 
 
 def _now(conn: Connection, dialect: Dialect) -> int:
-    told = dialect.measure_clock(conn)
-    return SYSTEM_CLOCK.now() if told is None else told
+    """Ask a database for its time once a second, not for every job."""
+    with _lock:
+        clock = _clocks.get(conn.engine)
+        if clock is None:
+            clock = _clocks[conn.engine] = DatabaseClock(dialect, SYSTEM_CLOCK)
+    return clock.now(conn)
 
 
 def _catalog(conn: Connection, actions: tuple[EnqueueJob[Any], ...]) -> Any:
@@ -123,11 +128,13 @@ def _explained(conn: Connection) -> Generator[None]:
 def _ring_after_commit(session: Session | Connection, conn: Connection) -> None:
     bell = _bell_for(conn.engine)
     if isinstance(session, Session):
-        if not event.contains(session, "after_commit", _session_committed):
-            event.listen(session, "after_commit", _session_committed)
+        # Of all sessions, for to listen to one costs more than all the rest of an enqueue.
+        if not event.contains(Session, "after_commit", _session_committed):
+            event.listen(Session, "after_commit", _session_committed)
         session.info["netscript_bell"] = bell
-    elif not event.contains(conn, "commit", _connection_commits):
-        event.listen(conn, "commit", _connection_commits)
+    else:
+        if not event.contains(conn.engine, "commit", _connection_commits):
+            event.listen(conn.engine, "commit", _connection_commits)
         conn.info["netscript_bell"] = bell
 
 
@@ -146,7 +153,7 @@ def _connection_commits(conn: Connection) -> None:
 
 
 def _bell_for(engine: Engine) -> Bell:
-    with _bells_lock:
+    with _lock:
         bell = _bells.get(engine)
         if bell is None:
             bell = _bells[engine] = make_bell(engine.url)
@@ -156,7 +163,7 @@ def _bell_for(engine: Engine) -> Bell:
 
 
 def _engine_disposed(engine: Engine) -> None:
-    with _bells_lock:
+    with _lock:
         bell = _bells.pop(engine, None)
     if bell is not None:
         bell.close()

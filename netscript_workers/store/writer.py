@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from netscript_workers.errors import NetscriptError, PayloadInvalidError, StoreUnavailableError
 from netscript_workers.store import outbox
 from netscript_workers.store.engine import Store
-from netscript_workers.store.gather import Gatherer
+from netscript_workers.store.gather import Gatherer, answer_all
 from netscript_workers.store.idempotency import DEFAULT_WINDOW
 from netscript_workers.store.outbox import Receipt, Submission
 
@@ -56,7 +57,9 @@ class Writer:
         self._window = window
         self._on_commit = on_commit
         self._patience = patience
-        self._gatherer: Gatherer[Submission, Receipt] = Gatherer("netscript-writer", self._work)
+        self._gatherer: Gatherer[Submission, Receipt] = Gatherer("netscript-writer", self._write)
+        self._writing = threading.Lock()
+        self._closed = False
         self._patient = ThreadPoolExecutor(
             PATIENT_CONNECTIONS, thread_name_prefix="netscript-writer-patient"
         )
@@ -67,6 +70,7 @@ class Writer:
 
     def close(self) -> None:
         """Store what was submitted, then end."""
+        self._closed = True
         self._gatherer.close()
         self._patient.shutdown()
 
@@ -75,8 +79,27 @@ class Writer:
         return self._gatherer.submit(submission)
 
     def submit_all(self, submissions: Sequence[tuple[Submission, asyncio.Future[Receipt]]]) -> None:
-        """Hand in submissions together, from any thread, each with the future that is told."""
-        self._gatherer.submit_all(submissions)
+        """Have submissions stored together, by this very thread if nobody writes just now.
+
+        Args:
+            submissions: Each with the future that is told.
+        """
+        if self._closed or not self._writing.acquire(blocking=False):
+            self._gatherer.submit_all(submissions)
+            return
+        try:
+            answers = self._work([submission for submission, _ in submissions])
+        except BaseException as error:  # noqa: BLE001 - it is the callers' to see
+            answers = [error] * len(submissions)
+        finally:
+            self._writing.release()
+        answer_all(
+            (future, answer) for (_, future), answer in zip(submissions, answers, strict=True)
+        )
+
+    def _write(self, batch: list[Submission]) -> list[Receipt | BaseException | Future[Receipt]]:
+        with self._writing:
+            return self._work(batch)
 
     async def store(self, submission: Submission) -> Receipt:
         """Store a submission; it is durable when this returns.
