@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 # An inline handler holds up the sender's request: past this the processor tries it again.
 INLINE_SECONDS = 5.0
+_BYTES_AT_A_TIME = 16 * 1_048_576
 
 
 class Delivery(Arrival):
@@ -230,6 +231,9 @@ class Coordinator:
         """Do on the loop what is left to do for a new delivery."""
         trigger = delivery.trigger
         error: NetscriptError
+        if delivery.given_up and not delivery.called:
+            # So much was before it that its handler's turn never came: that is no failure of its.
+            return delivery.submit((), _PENDING)
         if delivery.given_up:
             error = took_too_long(INLINE_SECONDS)
         else:
@@ -284,26 +288,46 @@ class Coordinator:
                 "The database can't answer now.", hint="Try again."
             ) from error
 
-    def _handle_here(self, delivery: Delivery) -> bool:
-        """Call a `def` handler; True if its event is ready to be stored."""
+    def _handle_here(self, delivery: Delivery) -> Callable[[], None] | None:
+        """Call a `def` handler; return what keeps its outcome, None where the loop goes on."""
+        try:
+            executions, disposition = self._outcome_here(delivery)
+        except BaseException as error:  # noqa: BLE001 - a policy's or a model's sys.exit(), say
+            executions = ()
+            disposition = Disposition(status=EventStatus.DEAD, error=storable(describe(error), 500))
+        if executions is None:
+            answer_all([(delivery.future, None)])
+            return None
+
+        def keep() -> None:
+            delivery.submit(executions, disposition)
+
+        return keep
+
+    def _outcome_here(
+        self, delivery: Delivery
+    ) -> tuple[tuple[NewExecution, ...] | None, Disposition]:
         trigger = delivery.trigger
         try:
             actions = call_here(trigger, delivery.event)
-            if not isinstance(actions, tuple):
-                delivery.begun = actions
-                answer_all([(delivery.future, None)])
-                return False
-            delivery.submit(_resolve_now(actions, self._catalog, delivery.event), COMPLETED)
+            if isinstance(actions, tuple):
+                return _resolve_now(actions, self._catalog, delivery.event), COMPLETED
         except NetscriptError as error:
-            delivery.submit((), after_failure(trigger, error, attempt=1))
-        except Exception as error:  # noqa: BLE001 - a defect of ours must not stop the others
-            answer_all([(delivery.future, error)])
-            return False
-        return True
+            return (), after_failure(trigger, error, attempt=1)
+        delivery.begun = actions
+        return None, COMPLETED
 
     def _pass_on(self, deliveries: Sequence[Delivery]) -> None:
-        if deliveries:
-            self._writer.submit_all([(one.submission, one.future) for one in deliveries])
+        some: list[tuple[Submission, asyncio.Future[Any]]] = []
+        size = 0
+        for one in deliveries:
+            some.append((one.submission, one.future))
+            size += len(one.event.body)
+            if size > _BYTES_AT_A_TIME:  # PostgreSQL takes no message over a gigabyte
+                self._writer.submit_all(some)
+                some, size = [], 0
+        if some:
+            self._writer.submit_all(some)
 
     # On the loop.
 

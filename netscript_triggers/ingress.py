@@ -283,8 +283,8 @@ def _key(
         return None
     given = verified.delivery_id
     if given:
-        if len(given) > _MAX_ID:
-            given = hashlib.sha256(given.encode()).hexdigest()
+        if len(given) > _MAX_ID or "\0" in given or not given.isascii():
+            given = hashlib.sha256(given.encode("utf-8", "surrogatepass")).hexdigest()
         # Whoever replays a signed body could change an id that is not signed, so alone it
         # proves nothing.
         return given if verified.id_signed else f"{given}:{body_digest}"

@@ -9,6 +9,8 @@ nobody waits more than a few milliseconds for a neighbour's slow handler.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import threading
 import time
 from collections import deque
@@ -21,6 +23,12 @@ T = TypeVar("T", bound="Arrival")
 THREADS = 32
 # A handler that takes longer than this loses the turn.
 PATIENCE = 0.005
+# What is looked up, or stored, together.
+AT_A_TIME = 256
+# What was handled waits no longer than this for others to be handled.
+READY_SECONDS = 0.02
+
+logger = logging.getLogger(__name__)
 
 
 class Arrival:
@@ -28,16 +36,18 @@ class Arrival:
 
     Attributes:
         since: When its handler could have been called, on the monotonic clock.
+        called: Its handler was called.
         given_up: Its handler took too long: what it returns is not taken any more.
     """
 
-    __slots__ = ("future", "given_up", "since")
+    __slots__ = ("called", "future", "given_up", "since")
 
     future: asyncio.Future[Any]
 
     def __init__(self) -> None:
         """Take it; the future is given when somebody waits."""
         self.since = 0.0
+        self.called = False
         self.given_up = False
 
 
@@ -48,19 +58,32 @@ class _Turn(Generic[T]):
     arrived: deque[T] = field(default_factory=deque[T])
     todo: deque[T] = field(default_factory=deque[T])
     ready: list[T] = field(default_factory=list[T])
+    ready_since: float = 0.0
+
+    @property
+    def is_ripe(self) -> bool:
+        """Whether what is ready should not wait for what is still to be handled."""
+        if not self.ready:
+            return False
+        return (
+            not self.todo
+            or len(self.ready) >= AT_A_TIME
+            or time.monotonic() - self.ready_since > READY_SECONDS
+        )
 
 
 class Intake(Generic[T]):
     """Takes arrivals on the loop's thread; looks up, handles and passes them on in threads.
 
-    `limit` is how many seconds a handler may take from the moment it could have been called.
+    One thread always stays free of handlers: when all others are blocked, what needs no handler
+    here goes on, and what needs one is given up after its time.
     """
 
     def __init__(
         self,
         *,
         look_up: Callable[[Sequence[T]], Sequence[T]],
-        handle: Callable[[T], bool],
+        handle: Callable[[T], Callable[[], None] | None],
         pass_on: Callable[[Sequence[T]], None],
         give_up: Callable[[T], None],
         limit: Callable[[], float],
@@ -70,11 +93,12 @@ class Intake(Generic[T]):
 
         Args:
             look_up: Answers those that are known, and returns those that are to be handled.
-            handle: Calls the handler of one, and tells whether it is to be passed on.
+            handle: Calls the handler of one, and returns what keeps its outcome; None where there
+                is nothing to be passed on.
             pass_on: Has stored what was handled.
             give_up: Called on the loop with one whose handler took too long.
             limit: Seconds that a handler may take from the moment it could have been called.
-            threads: How many handlers can block at once.
+            threads: How many threads there are at most; one of them never calls a handler.
         """
         self._look_up = look_up
         self._handle = handle
@@ -90,7 +114,7 @@ class Intake(Generic[T]):
         self._called_at: float | None = None
         self._open: dict[T, None] = {}
         self._idle = 0
-        self._threads: list[threading.Thread] = []
+        self._started = 0
         self._watching = False
         self._closed = False
 
@@ -123,40 +147,57 @@ class Intake(Generic[T]):
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Pass the turn on where a handler blocks; give up those that take too long."""
-        now = time.monotonic()
-        late: list[T] = []
         with self._changed:
+            now = time.monotonic()
             if self._called_at is not None and now - self._called_at > PATIENCE:
                 self._holder = self._called_at = None
-                if not self._idle and len(self._threads) < self._most:
+                if not self._idle:
                     self._start_thread()
                 self._changed.notify()
-            for arrival in self._open:
-                if now - arrival.since <= self._limit():
-                    break
-                arrival.given_up = True
-                late.append(arrival)
-            for arrival in late:
-                del self._open[arrival]
+            late = self._too_late(now - self._limit())
             # Whoever has the turn may be looking up what is on no list meanwhile.
-            self._watching = self._holder is not None or bool(self._open) or self._has_work()
+            self._watching = self._holder is not None or bool(self._open) or self._has_some()
         if self._watching:
             self._watch_soon(loop)
         for arrival in late:
             self._give_up(arrival)
 
+    def _too_late(self, before: float) -> list[T]:
+        late: list[T] = []
+        for arrival in self._open:
+            if arrival.since >= before:
+                break
+            arrival.given_up = True
+            late.append(arrival)
+        for arrival in late:
+            del self._open[arrival]
+        if late:
+            todo = self._turn.todo
+            self._turn.todo = deque(arrival for arrival in todo if not arrival.given_up)
+        return late
+
     # On the threads.
 
     def _start_thread(self) -> None:
-        name = f"netscript-intake-{len(self._threads)}"
+        if self._started >= self._most:
+            return
+        name = f"netscript-intake-{self._started}"
         thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        with contextlib.suppress(RuntimeError):  # no more threads to be had; those there are go on
+            thread.start()
+            self._started += 1
 
     def _run(self) -> None:
         while (mine := self._wait_for_turn()) is not None:
-            while self._go_on(mine):
-                pass
+            try:
+                while self._go_on(mine):
+                    pass
+            except BaseException as error:  # noqa: BLE001 - nobody else would take the turn
+                # Without the traceback, which may show what was delivered.
+                logger.error("the intake lost a step: %s", type(error).__name__)  # noqa: TRY400
+                with self._changed:
+                    if self._holder == mine:
+                        self._holder = self._called_at = None
 
     def _wait_for_turn(self) -> int | None:
         with self._changed:
@@ -170,8 +211,16 @@ class Intake(Generic[T]):
             self._holder = self._turns
             return self._turns
 
-    def _has_work(self) -> bool:
+    def _may_call(self) -> bool:
+        """Tell whether somebody else could go on if a handler blocked this thread."""
+        return self._idle > 0 or self._started < self._most
+
+    def _has_some(self) -> bool:
         return bool(self._turn.arrived or self._turn.todo or self._turn.ready)
+
+    def _has_work(self) -> bool:
+        turn = self._turn
+        return bool(turn.arrived or turn.ready or (turn.todo and self._may_call()))
 
     def _go_on(self, mine: int) -> bool:
         """Do the next thing there is to do; False once the turn is over."""
@@ -182,16 +231,15 @@ class Intake(Generic[T]):
         with self._changed:
             if self._holder != mine:
                 return False
-            if turn.todo:
-                arrival = turn.todo.popleft()
-                if arrival.given_up:
-                    return True
-                self._called_at = time.monotonic()
-            elif turn.ready:
+            may_call = self._may_call()
+            if turn.is_ripe or (turn.ready and not may_call):
                 ready, turn.ready = turn.ready, ready
+            elif turn.todo and may_call:
+                arrival = turn.todo.popleft()
+                arrival.called = True
+                self._called_at = time.monotonic()
             elif turn.arrived:
-                arrived.extend(turn.arrived)
-                turn.arrived.clear()
+                arrived = [turn.arrived.popleft() for _ in range(min(len(turn.arrived), AT_A_TIME))]
             else:
                 self._holder = None
                 self._changed.notify_all()
@@ -213,7 +261,7 @@ class Intake(Generic[T]):
             self._turn.todo.extend(arrivals)
 
     def _call(self, arrival: T, mine: int) -> None:
-        wanted = self._handle(arrival)
+        keep = self._handle(arrival)
         with self._changed:
             has_turn = self._holder == mine
             if has_turn:
@@ -221,8 +269,13 @@ class Intake(Generic[T]):
             if arrival.given_up:
                 return
             del self._open[arrival]
-            if wanted and has_turn:
-                self._turn.ready.append(arrival)
+            if keep is None:
                 return
-        if wanted:
-            self._pass_on([arrival])
+            keep()
+            if has_turn:
+                turn = self._turn
+                if not turn.ready:
+                    turn.ready_since = time.monotonic()
+                turn.ready.append(arrival)
+                return
+        self._pass_on([arrival])

@@ -147,7 +147,8 @@ class Child:
 
     def _say(self, line: bytes) -> None:
         if self._process.stdin is not None:
-            with contextlib.suppress(OSError):  # it has ended, as its end will tell
+            # It has ended, as its end will tell; or it is known to, and stdin is closed.
+            with contextlib.suppress(OSError, ValueError):
                 self._process.stdin.write(line)
                 self._process.stdin.flush()
 

@@ -15,8 +15,6 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from netscript_workers.children import Child, Order
 from netscript_workers.domain import ClaimedExecution, Death, Outcome, Reason, Verdict
 from netscript_workers.execution.outcome import not_begun
@@ -76,6 +74,7 @@ class Isolation:
         self._on_wanted = on_wanted
         self._wanted = threading.Event()
         self._closed = threading.Event()
+        self._leaving = False
         self._mine: set[str] = set()
         self._children: dict[str, Child] = {}
 
@@ -106,7 +105,10 @@ class Isolation:
         return found
 
     def start(self, claim: ClaimedExecution) -> None:
-        """Run a claimed suspect."""
+        """Run a claimed suspect; one that comes when the worker stops goes back at once."""
+        if self._leaving:
+            self._over(claim, not_begun(claim))
+            return
         place, folder = self._project or (Path(), "jobs")
         order = Order(
             claim=claim,
@@ -130,6 +132,7 @@ class Isolation:
 
     def drain(self) -> None:
         """Have them end what can be ended; it is stored as not having had its turn."""
+        self._leaving = True
         for child in self._children.values():
             child.drain()
 
@@ -140,6 +143,7 @@ class Isolation:
 
     def drop(self) -> None:
         """End them now; others have what they ran."""
+        self._leaving = True
         self._closed.set()
         self.kill()
 
@@ -149,26 +153,32 @@ class Isolation:
 
     def _attend(self, child: Child, order: Order) -> None:
         """Wait for a child, on a thread of its own, and see what its end means."""
+        claim, outcome = order.claim, None
+        try:
+            outcome = self._outcome(child, order)
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._over, claim, outcome)
+
+    def _outcome(self, child: Child, order: Order) -> Outcome | None:
+        claim = order.claim
         child.give(order)
         death = child.wait()
-        claim, outcome = order.claim, None
         if self._closed.is_set() or child.has_stored:
-            pass
-        elif child.was_killed or child.is_unsaved:
-            outcome = not_begun(claim)
-        elif not child.has_begun:
-            outcome = _not_started(claim, suspects.describe(death))
-        else:
-            logger.error("execution %s killed its process: %s", claim.id, suspects.describe(death))
-            self._record(claim, death)
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(self._over, claim, outcome)
+            return None
+        if child.was_killed or child.is_unsaved:
+            return not_begun(claim)
+        if not child.has_begun:
+            return _not_started(claim, suspects.describe(death))
+        logger.error("execution %s killed its process: %s", claim.id, suspects.describe(death))
+        self._record(claim, death)
+        return None
 
     def _record(self, claim: ClaimedExecution, death: Death) -> None:
         while True:
             try:
                 suspects.record_crash(self._store, claim, death, self._worker_id)
-            except SQLAlchemyError as error:
+            except Exception as error:  # noqa: BLE001 - until it is recorded, nobody knows of it
                 cause = getattr(error, "orig", None) or error
                 logger.warning("a crash could not be recorded yet: %s", type(cause).__name__)
                 if self._closed.wait(_RECORD_AGAIN_SECONDS):

@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from netscript_workers.store import admissions, leases, lifelines, parking
 from netscript_workers.store.engine import Store
 from netscript_workers.store.retention import CHUNK, Retention, prune
@@ -117,7 +115,7 @@ class Maintenance:
     def _safely(self, work: Callable[[], bool]) -> bool:
         try:
             return work()
-        except SQLAlchemyError as error:
+        except Exception as error:  # noqa: BLE001 - the next look may do better
             cause = getattr(error, "orig", None) or error
             logger.warning("maintenance was put off: %s", type(cause).__name__)
             return False

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from netscript_workers.domain import ClaimedExecution, Outcome
 from netscript_workers.errors import ResultInvalidError
 from netscript_workers.execution.in_process import InProcessRunner
@@ -220,7 +218,7 @@ class Pump:
             self._collect(held)
             try:
                 wait = self._step(held)
-            except SQLAlchemyError as error:
+            except Exception as error:  # noqa: BLE001 - a worker without its tick would hold all
                 cause = getattr(error, "orig", None) or error
                 logger.warning("a tick was put off: %s", type(cause).__name__)
                 # The commit may have happened, although its answer was lost.

@@ -12,6 +12,8 @@ from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.inserts import Row
 from netscript_workers.store.schema import changes as table
 
+STAMPED_AT_A_TIME = 5_000
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -33,7 +35,7 @@ def rows(items: Sequence[tuple[str, str]], now: int) -> list[tuple[Table, Sequen
     return [(table, [{"at": now, "items": json.dumps(items, separators=(",", ":"))}])]
 
 
-def stamp(conn: Connection, dialect: Dialect, *, limit: int = 1000) -> int:
+def stamp(conn: Connection, dialect: Dialect, *, limit: int = STAMPED_AT_A_TIME) -> int:
     """Number what has been committed since the last call; return how many rows.
 
     A number drawn before the commit would let readers miss the commit that comes late. One
@@ -41,12 +43,8 @@ def stamp(conn: Connection, dialect: Dialect, *, limit: int = 1000) -> int:
     """
     if not dialect.try_lock(conn, "changes"):
         return 0
-    rows = conn.execute(_UNSTAMPED, {"limit": limit}).scalars().all()
-    if rows:
-        highest = conn.execute(_HIGHEST).scalar() or 0
-        numbered = [{"id": id_, "seq": highest + place} for place, id_ in enumerate(rows, 1)]
-        conn.execute(_STAMP, numbered)
-    return len(rows)
+    highest = conn.execute(_HIGHEST).scalar() or 0
+    return conn.execute(_STAMP, {"highest": highest, "limit": limit}).rowcount
 
 
 def read(conn: Connection, after: int, *, limit: int = 1000) -> list[Change]:
@@ -60,9 +58,16 @@ def prune(conn: Connection, *, before: int, limit: int) -> int:
     return conn.execute(_PRUNE, {"before": before, "limit": limit}).rowcount
 
 
-_UNSTAMPED = text("SELECT id FROM netscript_changes WHERE seq IS NULL ORDER BY id LIMIT :limit")
 _HIGHEST = text("SELECT max(seq) FROM netscript_changes")
-_STAMP = text("UPDATE netscript_changes SET seq = :seq WHERE id = :id")
+_STAMP = text(
+    """
+    UPDATE netscript_changes SET seq = :highest + n.place
+    FROM (
+        SELECT id, row_number() OVER (ORDER BY id) AS place FROM (
+            SELECT id FROM netscript_changes WHERE seq IS NULL ORDER BY id LIMIT :limit) u) n
+    WHERE netscript_changes.id = n.id
+    """
+)
 _READ = text(
     "SELECT seq, items AS items FROM netscript_changes WHERE seq > :after ORDER BY seq LIMIT :limit"
 )

@@ -221,7 +221,9 @@ class PostgresDialect(Dialect):
 
     def set_lock_timeout(self, conn: Connection, seconds: float) -> None:
         """Set it for the session."""
-        conn.exec_driver_sql(f"SET lock_timeout = {round(seconds * 1000)}")
+        # None at all is written as 0.
+        millis = max(round(seconds * 1000), 1) if seconds else 0
+        conn.exec_driver_sql(f"SET lock_timeout = {millis}")
 
     def try_lock(self, conn: Connection, name: str) -> bool:
         """Take a transaction-level advisory lock."""

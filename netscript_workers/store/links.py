@@ -121,8 +121,10 @@ def _has_news(link: Link) -> bool:
     """
     if link.closed:
         return True
-    readable, _, _ = select.select([link], [], [], 0)
-    return bool(readable)
+    # Not select(), which takes no descriptor beyond 1023.
+    watch = select.poll()
+    watch.register(link, select.POLLIN)
+    return bool(watch.poll(0))
 
 
 def _lives(link: Link) -> bool:

@@ -41,12 +41,20 @@ def prune(store: Store, retention: Retention) -> int:
         with store.begin() as conn:
             before = store.now(conn) - round(days * DAY)
             gone += _prune_history(conn, store.dialect, status, before)
+    number_changes(store)
     with store.begin() as conn:
         now = store.now(conn)
         gone += idempotency.prune(conn, store.dialect, now=now, limit=CHUNK)
-        changes.stamp(conn, store.dialect)
         gone += changes.prune(conn, before=now - CHANGES_KEPT, limit=CHUNK)
     return gone
+
+
+def number_changes(store: Store) -> None:
+    """Number all that was committed, however much it is: what has no number is never forgotten."""
+    stamped = changes.STAMPED_AT_A_TIME
+    while stamped == changes.STAMPED_AT_A_TIME:
+        with store.begin() as conn:
+            stamped = changes.stamp(conn, store.dialect)
 
 
 def oldest_id(micros: int) -> str:

@@ -139,6 +139,8 @@ def _ring_after_commit(session: Session | Connection, conn: Connection) -> None:
 
 
 def _session_committed(session: Session) -> None:
+    if session.in_nested_transaction():  # a savepoint that was released
+        return
     bell: Bell | None = session.info.pop("netscript_bell", None)
     if bell is not None:
         bell.ring()

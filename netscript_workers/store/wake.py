@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import select
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import psycopg
@@ -162,6 +164,15 @@ class _Poke:
         os.close(self._write)
 
 
+def _heard(watched: Sequence[Any], timeout: float) -> list[Any]:
+    """Wait for one of these to have something to read; select() takes no descriptor over 1023."""
+    watch = select.poll()
+    by_number = {one.fileno(): one for one in watched}
+    for number in by_number:
+        watch.register(number, select.POLLIN)
+    return [by_number[number] for number, _ in watch.poll(math.ceil(timeout * 1000))]
+
+
 class Ear(Protocol):
     """Where bells of other processes are heard."""
 
@@ -216,7 +227,7 @@ class _DoorEar:
         deadline = time.monotonic() + timeout
         while True:
             left = max(deadline - time.monotonic(), 0.0)
-            heard, _, _ = select.select([poke, self._door], [], [], min(left, _SQLITE_POLL))
+            heard = _heard([poke, self._door], min(left, _SQLITE_POLL))
             version = self._data_version()
             changed, self._version = version != self._version, version
             if self._door in heard:
@@ -256,7 +267,7 @@ class _NotifyEar:
         if self._raw is None and time.monotonic() >= self._retry_at and self._connect():
             return True  # whatever rang while nobody listened is found by looking
         watched = [poke] if self._raw is None else [poke, self._raw]
-        heard, _, _ = select.select(watched, [], [], timeout)
+        heard = _heard(watched, timeout)
         if self._raw is None or self._raw not in heard:
             return not heard
         try:

@@ -69,16 +69,12 @@ class Wal:
 
     def _checkpoint(self, mode: str) -> bool:
         """Checkpoint; tell whether nothing was left to be done."""
-        connection = self._engine.raw_connection()
-        try:
-            cursor = connection.cursor()
+        with self._engine.connect() as conn:
             # Waiting would keep every writer out for as long.
-            cursor.execute("PRAGMA busy_timeout = 0")
-            cursor.execute(f"PRAGMA wal_checkpoint({mode})")
-            ((busy, frames, checkpointed),) = cursor.fetchall()
-            return not busy and frames == checkpointed
-        finally:
-            connection.close()
+            conn.exec_driver_sql("PRAGMA busy_timeout = 0")
+            told = conn.exec_driver_sql(f"PRAGMA wal_checkpoint({mode})")
+            busy, frames, checkpointed = told.one()
+        return not busy and frames == checkpointed
 
     def _warn(self, size: int) -> None:
         now = time.monotonic()

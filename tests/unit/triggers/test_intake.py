@@ -1,0 +1,152 @@
+"""The intake: one thread works for all, and a handler that blocks holds up nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from netscript_triggers.intake import Arrival, Intake
+
+LIMIT = 0.3
+
+
+class Piece(Arrival):
+    """Something to be handled by its own function, or known already."""
+
+    def __init__(
+        self, handler: Callable[[], object] = lambda: None, *, known: bool = False
+    ) -> None:
+        super().__init__()
+        self.handler, self.known = handler, known
+        self.future = asyncio.get_running_loop().create_future()
+
+
+class Place:
+    """An intake whose pieces are told how far they came."""
+
+    def __init__(self, threads: int) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.batches: list[int] = []
+        self.intake: Intake[Piece] = Intake(
+            look_up=self.look_up,
+            handle=self.handle,
+            pass_on=self.pass_on,
+            give_up=lambda piece: piece.future.set_result("given up"),
+            limit=lambda: LIMIT,
+            threads=threads,
+        )
+
+    def tell(self, piece: Piece, what: str) -> None:
+        def set_result() -> None:
+            if not piece.future.done():
+                piece.future.set_result(what)
+
+        self.loop.call_soon_threadsafe(set_result)
+
+    def look_up(self, pieces: Sequence[Piece]) -> Sequence[Piece]:
+        for piece in pieces:
+            if piece.known:
+                self.tell(piece, "known")
+        return [piece for piece in pieces if not piece.known]
+
+    def handle(self, piece: Piece) -> Callable[[], None]:
+        piece.handler()
+        return lambda: None
+
+    def pass_on(self, pieces: Sequence[Piece]) -> None:
+        self.batches.append(len(pieces))
+        for piece in pieces:
+            self.tell(piece, "handled")
+
+    def put(self, *pieces: Piece) -> None:
+        for piece in pieces:
+            self.intake.put(piece)
+
+
+@asynccontextmanager
+async def intake(threads: int = 4) -> AsyncGenerator[Place]:
+    place = Place(threads)
+    place.intake.start()
+    try:
+        yield place
+    finally:
+        await asyncio.to_thread(place.intake.close)
+
+
+async def told(piece: Piece) -> str:
+    return await asyncio.wait_for(asyncio.shield(piece.future), 10)
+
+
+async def test_what_arrives_together_is_passed_on_together() -> None:
+    gate = threading.Event()
+    async with intake() as place:
+        first = Piece(lambda: gate.wait(10))
+        place.put(first)
+        many = [Piece() for _ in range(50)]
+        place.put(*many)
+        assert {await told(piece) for piece in many} == {"handled"}
+        gate.set()
+        assert await told(first) == "handled"
+    assert max(place.batches) > 10
+
+
+async def test_handlers_that_block_hold_up_nobody_else() -> None:
+    gate = threading.Event()
+    async with intake(threads=4) as place:
+        slow = [Piece(lambda: gate.wait(10)) for _ in range(3)]
+        place.put(*slow[:2])
+        quick = Piece()
+        place.put(quick)
+        assert await told(quick) == "handled"
+        gate.set()
+
+
+async def test_when_all_block_what_needs_no_handler_goes_on_and_the_rest_is_given_up() -> None:
+    gate = threading.Event()
+    async with intake(threads=3) as place:
+        blocked = [Piece(lambda: gate.wait(10)) for _ in range(2)]
+        place.put(*blocked)
+        waiting, known = Piece(), Piece(known=True)
+        place.put(waiting, known)
+        assert await told(known) == "known"
+        assert await told(waiting) == "given up"
+        assert (waiting.called, blocked[0].called) == (False, True)
+        assert await told(blocked[0]) == "given up"
+        gate.set()
+        later = Piece()
+        place.put(later)
+        assert await told(later) == "handled"
+
+
+async def test_what_a_handler_returns_after_it_was_given_up_is_not_taken() -> None:
+    gate, ended = threading.Event(), threading.Event()
+
+    def late() -> None:
+        gate.wait(10)
+        ended.set()
+
+    async with intake() as place:
+        piece = Piece(late)
+        place.put(piece)
+        assert await told(piece) == "given up"
+        gate.set()
+        assert await asyncio.to_thread(ended.wait, 5)
+        after = Piece()
+        place.put(after)
+        assert await told(after) == "handled"
+        assert sum(place.batches) == 1
+
+
+async def test_a_step_that_breaks_costs_itself_only() -> None:
+    def breaks() -> None:
+        raise SystemExit(3)
+
+    async with intake(threads=2) as place:
+        for _ in range(5):
+            broken, good = Piece(breaks), Piece()
+            place.put(broken)
+            place.put(good)
+            assert await told(good) == "handled"
+            assert await told(broken) == "given up"
