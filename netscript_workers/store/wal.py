@@ -7,6 +7,7 @@ a reader's old snapshot may still need. Who reads for so long is not ours to end
 from __future__ import annotations
 
 import logging
+import sqlite3
 import time
 from pathlib import Path
 
@@ -69,11 +70,18 @@ class Wal:
 
     def _checkpoint(self, mode: str) -> bool:
         """Checkpoint; tell whether nothing was left to be done."""
-        with self._engine.connect() as conn:
-            # Waiting would keep every writer out for as long.
-            conn.exec_driver_sql("PRAGMA busy_timeout = 0")
-            told = conn.exec_driver_sql(f"PRAGMA wal_checkpoint({mode})")
-            busy, frames, checkpointed = told.one()
+        try:
+            connection = self._engine.raw_connection()
+            try:
+                cursor = connection.cursor()
+                # Waiting would keep every writer out for as long.
+                cursor.execute("PRAGMA busy_timeout = 0")
+                cursor.execute(f"PRAGMA wal_checkpoint({mode})")
+                ((busy, frames, checkpointed),) = cursor.fetchall()
+            finally:
+                connection.close()
+        except sqlite3.Error:  # a disk that is full, say: the next look may do better
+            return False
         return not busy and frames == checkpointed
 
     def _warn(self, size: int) -> None:
