@@ -51,10 +51,10 @@ def prune(store: Store, retention: Retention) -> int:
 
 def number_changes(store: Store) -> None:
     """Number all that was committed, however much it is: what has no number is never forgotten."""
-    stamped = changes.STAMPED_AT_A_TIME
-    while stamped == changes.STAMPED_AT_A_TIME:
+    limit = stamped = changes.STAMPED_AT_A_TIME
+    while stamped == limit:
         with store.begin() as conn:
-            stamped = changes.stamp(conn, store.dialect)
+            stamped = changes.stamp(conn, store.dialect, limit=limit)
 
 
 def oldest_id(micros: int) -> str:

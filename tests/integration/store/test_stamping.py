@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from netscript_workers.store import changes, leases, outbox
+from netscript_workers.store import changes, leases, outbox, retention
 from netscript_workers.store.changes import Change
 from netscript_workers.store.engine import Store
 from netscript_workers.store.outbox import Submission
@@ -26,6 +26,16 @@ def read(store: Store, after: int = 0, limit: int = 1000) -> list[Change]:
 
 def ids(change: Change) -> list[str]:
     return [id_ for id_, _ in change.items]
+
+
+def test_one_prune_numbers_all_that_was_committed_however_much_it_is(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "STAMPED_AT_A_TIME", 3)
+    for _ in range(10):
+        put(store, new())
+    retention.prune(store, retention.Retention())
+    assert [change.seq for change in read(store)] == list(range(1, 11))
 
 
 @pytest.mark.postgres
