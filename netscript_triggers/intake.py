@@ -106,6 +106,7 @@ class Intake(Generic[T]):
         self._give_up = give_up
         self._limit = limit
         self._most = threads
+        self._gathered: list[T] = []
         self._turn: _Turn[T] = _Turn()
         self._changed = threading.Condition()
         # Which thread has the turn, by a number; None while nobody has it.
@@ -124,9 +125,14 @@ class Intake(Generic[T]):
             self._start_thread()
 
     def close(self) -> None:
-        """Work on what has arrived, then end; a handler that blocks is left to itself."""
+        """Work on what has arrived, then end; a handler that blocks is left to itself.
+
+        Called on the loop's thread.
+        """
         with self._changed:
             self._closed = True
+            self._turn.arrived.extend(self._gathered)
+            self._gathered.clear()
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._holder is None, timeout=PATIENCE * 20)
 
@@ -134,13 +140,29 @@ class Intake(Generic[T]):
 
     def put(self, arrival: T) -> None:
         """Take an arrival."""
+        self._gathered.append(arrival)
+        if len(self._gathered) == 1:
+            loop = arrival.future.get_loop()
+            loop.call_soon(self._hand_over, loop, 0)
+
+    def _hand_over(self, loop: asyncio.AbstractEventLoop, before: int) -> None:
+        """Give the threads what has arrived, once the loop has no more of it at hand.
+
+        A thread that woke for the first of many would wrangle with the loop over the GIL for the
+        rest of them, which costs both more than their work.
+        """
+        size = len(self._gathered)
+        if before < size < AT_A_TIME:
+            loop.call_soon(self._hand_over, loop, size)
+            return
         with self._changed:
-            self._turn.arrived.append(arrival)
+            self._turn.arrived.extend(self._gathered)
+            self._gathered.clear()
             if self._holder is None:
                 self._changed.notify()
         if not self._watching:
             self._watching = True
-            self._watch_soon(arrival.future.get_loop())
+            self._watch_soon(loop)
 
     def _watch_soon(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.call_later(PATIENCE, self._watch, loop)
