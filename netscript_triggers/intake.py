@@ -25,6 +25,8 @@ THREADS = 32
 PATIENCE = 0.005
 # What is looked up, or stored, together.
 AT_A_TIME = 256
+# The loop hands over what it has gathered after this at the latest.
+GATHER_SECONDS = 0.005
 # What was handled waits no longer than this for others to be handled.
 READY_SECONDS = 0.02
 
@@ -108,6 +110,7 @@ class Intake(Generic[T]):
         self._most = threads
         self._loop: asyncio.AbstractEventLoop
         self._gathered: list[T] = []
+        self._gathered_since = 0.0
         self._turn: _Turn[T] = _Turn()
         self._changed = threading.Condition()
         # Which thread has the turn, by a number; None while nobody has it.
@@ -143,6 +146,7 @@ class Intake(Generic[T]):
         self._gathered.append(arrival)
         if len(self._gathered) == 1:
             self._loop = arrival.future.get_loop()
+            self._gathered_since = time.monotonic()
             self._loop.call_soon(self._hand_over, 0)
 
     def _hand_over(self, before: int) -> None:
@@ -153,7 +157,8 @@ class Intake(Generic[T]):
         and what its answers bring goes along.
         """
         size = len(self._gathered)
-        if before < size < AT_A_TIME:
+        early = time.monotonic() - self._gathered_since < GATHER_SECONDS
+        if before < size < AT_A_TIME and early:
             self._loop.call_soon(self._hand_over, size)
             return
         with self._changed:
@@ -281,6 +286,7 @@ class Intake(Generic[T]):
         self._holder = self._called_at = None
         self._changed.notify_all()
         if self._gathered:
+            self._gathered_since = time.monotonic()
             with contextlib.suppress(RuntimeError):  # the loop was closed; nobody waits any more
                 self._loop.call_soon_threadsafe(self._hand_over, 0)
 

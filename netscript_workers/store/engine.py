@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 # Longer than any transaction of ours; a user's own long one makes the others wait, not fail.
 SQLITE_BUSY_SECONDS = 30.0
-# Inserts of 1 to 64 rows into a handful of tables, and all else.
-_SQLITE_STATEMENTS = 1024
+# Inserts of 1 to 32 rows into a handful of tables, and all else.
+_SQLITE_STATEMENTS = 512
 _SQLITE_WAL_PAGES = 8_000
 _SQLITE_CACHE_KIB = 8_000
 # SQLite's own busy handler sleeps for one millisecond and one more, then gives in.

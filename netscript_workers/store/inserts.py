@@ -17,7 +17,7 @@ Part: TypeAlias = tuple[Table, Sequence[Row]]
 _Column: TypeAlias = tuple[Any, ...]
 
 # Rows a statement: each number of them is a statement of its own, which the driver keeps prepared.
-SQLITE_CHUNK = 64
+SQLITE_CHUNK = 32
 
 
 def _columns(rows: Sequence[Row]) -> list[_Column]:
