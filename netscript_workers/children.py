@@ -46,7 +46,7 @@ class Order:
 
     def dump(self) -> bytes:
         """Write it as a line."""
-        return json.dumps(asdict(self)).encode() + b"\n"
+        return json.dumps({**asdict(self), "claim": self.claim._asdict()}).encode() + b"\n"
 
     @classmethod
     def load(cls, line: bytes) -> Order:
