@@ -72,6 +72,11 @@ class Worker:
             self._pump.stop_claiming()
         self._stop_wanted.set()
 
+    @property
+    def pids(self) -> list[int]:
+        """The numbers of the processes that belong to it."""
+        return [] if self._crew is None else self._crew.pids
+
     def cancel(self, execution_id: str) -> None:
         """End an execution that runs here, as `cancelled`. Call it on the loop's thread.
 
@@ -159,7 +164,7 @@ class Worker:
 
         await _until(lambda: crew.is_idle or self._fenced is not None, self._options.grace)
         crew.drain()
-        await _until(lambda: crew.is_drained, _LAST_SECONDS)
+        await _until(lambda: crew.is_idle, _LAST_SECONDS)
         crew.kill()
         await _until(lambda: crew.is_drained, _LAST_SECONDS)
         left = crew.left

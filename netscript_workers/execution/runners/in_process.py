@@ -143,6 +143,8 @@ class InProcessRunner:
             ending = Drained()
         if attempt.cancelled:
             ending = Cancelled()
+        elif attempt.draining and isinstance(ending, Raised):
+            ending = Drained()  # that is how a handler says that it has not come to its end
         port.flush()
         del self._attempts[claim.id]
         outcome = None if attempt.dropped else conclude(job, claim, ending, self._catalog)
