@@ -103,7 +103,8 @@ def job(**options: Unpack[JobOptions]) -> _Decorator: ...
 def job(handler: Callable[..., Any] | None = None, /, **options: Unpack[JobOptions]) -> Any:
     """Make a job of an `async def` or `def` handler that takes a `JobContext`.
 
-    Use it bare or with options. In an in-process worker a `def` handler runs in a thread.
+    Use it bare or with options. In an in-process worker a `def` handler runs in a thread; in a
+    process of its own it runs on the main thread, where it can be ended.
 
     Args:
         handler: The function, when used bare.
@@ -137,7 +138,9 @@ def define_job_handler(
             payload: The payload's type, where the signature doesn't say `JobContext[Model]`.
             retry: How often and how soon a failure is tried again; `Retry()`.
             timeout: Seconds an attempt may take, 60 by default; None for no limit.
-            runtime: Where it runs; by default where the worker runs its jobs.
+            runtime: Where it runs, whatever the worker does with others: `"in-process"`,
+                `"worker-process"` (a pool of interpreters) or `"subprocess"` (a fresh one each
+                time). By default where the worker runs its jobs.
             cron: When it runs by itself.
             timezone: The zone of `cron`.
             priority: 0 to 100, 50 by default; higher first, equal ones first in, first out.
@@ -204,8 +207,6 @@ def _define(
     ):
         if value is not None:
             _refuse_option(owner, option)
-    if runtime not in (None, "in-process"):
-        _refuse_option(owner, f"runtime={runtime!r}")
     declared = payload if payload is not None else _declared_payload(handler)
     model: PayloadModel[Any] = PayloadModel(declared, owner)
     return JobDefinition(
@@ -217,7 +218,7 @@ def _define(
         payload_model=model,
         retry=retry,
         timeout=timeout,
-        runtime=runtime,
+        runtime="worker-process" if runtime == "web-worker" else runtime,
         priority=priority,
         strict_order=strict_order,
         enabled=enabled,
