@@ -119,7 +119,8 @@ async def test_what_does_not_stop_coming_is_handed_over_nevertheless(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "GATHER_SECONDS", 0.0)
-    async with intake() as place:
+    monkeypatch.setattr(module, "AT_A_TIME", 1_000_000)
+    async with intake() as place, asyncio.timeout(20):
         first = Piece()
         place.put(first)
         while not first.future.done():
@@ -128,16 +129,17 @@ async def test_what_does_not_stop_coming_is_handed_over_nevertheless(
         assert await told(first) == "handled"
 
 
-async def test_what_comes_while_others_are_stored_is_handed_over_after_them() -> None:
+async def test_what_comes_while_others_are_stored_waits_for_what_their_answers_bring(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "GATHER_SECONDS", 10.0)
     async with intake() as place:
         place.stored.clear()
         first, second, third = Piece(), Piece(), Piece()
+        first.future.add_done_callback(lambda _: place.put(third))
         place.put(first)
         await asyncio.to_thread(place.storing.wait, 10)
-        for piece in (second, third):
-            place.put(piece)
-            await asyncio.sleep(0.02)
-        assert place.looked_up == [1]
+        place.put(second)
         place.stored.set()
         assert [await told(piece) for piece in (first, second, third)] == ["handled"] * 3
     assert place.looked_up == [1, 2]
