@@ -161,8 +161,9 @@ class PayloadModel(Generic[P]):
         Raises:
             PayloadInvalidError: The model refuses it, for it may have changed since.
         """
-        given = json.loads(text)
-        return given if self._takes_any and type(given) is dict else self._validate(given)
+        given: Any = json.loads(text)
+        is_as_taken = self._takes_any and type(given) is dict
+        return given if is_as_taken else self._validate(given)
 
     def _validate(self, given: Any) -> P:
         try:
