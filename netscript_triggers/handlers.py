@@ -131,10 +131,14 @@ def _guarded(
     try:
         returned = trigger.handler(*arguments)
         # Nearly always a list, and asking whether it is awaitable costs more than to read it.
-        waits = type(returned) is not list and inspect.isawaitable(returned)
+        waits = not _is_list(returned) and inspect.isawaitable(returned)
         return returned if waits else actions_of(trigger, returned), None
     except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler must end nobody else
         return None, error
+
+
+def _is_list(returned: object) -> bool:
+    return type(returned) is list
 
 
 def arguments_of(
@@ -157,8 +161,8 @@ def actions_of(trigger: WebhookDefinition[Any], returned: object) -> tuple[Enque
     if returned is None:
         return ()
     given: list[object] = [returned]
-    if type(returned) is list:
-        given = returned
+    if _is_list(returned):
+        given = cast("list[object]", returned)
     elif isinstance(returned, Iterable) and not isinstance(returned, (str, bytes, Mapping)):
         given = list(cast("Iterable[object]", returned))
     for action in given:
