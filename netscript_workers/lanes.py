@@ -57,7 +57,7 @@ class Lanes:
             running: The ids of what still runs.
         """
         self._running = {id_: lane for id_, lane in self._running.items() if id_ in running}
-        used = Counter(self._running.values())
+        used: Counter[RuntimeName] = Counter(self._running.values())
         return [
             (lane.jobs, min(free, lane.slots - used[runtime]))
             for runtime, lane in self._lanes.items()

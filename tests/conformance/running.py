@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from netscript_workers import define_job_handler
+from netscript_workers import JobContext, define_job_handler
 from netscript_workers.domain import RuntimeName
 from netscript_workers.jobs import JobDefinition
 from netscript_workers.registry import discover_jobs
@@ -28,7 +28,7 @@ PATIENCE = 60.0
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
-async def _elsewhere(ctx: Any) -> None:
+async def _elsewhere(ctx: JobContext) -> None:
     raise AssertionError("no worker here knows it")
 
 
@@ -36,10 +36,11 @@ ELSEWHERE = define_job_handler(_elsewhere, id="elsewhere")
 
 
 def working_on(
-    store: Store, runtime: RuntimeName, **options: Any
+    store: Store, runtime: RuntimeName, *, every: bool = False, **options: Any
 ) -> AbstractAsyncContextManager[Worker]:
-    """Open a worker that runs the shop's jobs in this way."""
-    jobs: dict[str, JobDefinition[Any, Any]] = dict(discover_jobs(*PROJECT))
+    """Open a worker that runs the shop's jobs in this way, those that say their own if `every`."""
+    found: dict[str, JobDefinition[Any, Any]] = dict(discover_jobs(*PROJECT))
+    jobs = {id_: one for id_, one in found.items() if every or one.runtime is None}
     options = {"concurrency": 2, "kill_grace": 0.3, "project": PROJECT, **options}
     return working(store, *jobs.values(), runtime=runtime, **options)
 
