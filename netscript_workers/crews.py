@@ -29,6 +29,19 @@ from netscript_workers.store.engine import Store
 _GONE_SECONDS = 5.0
 
 
+def check_project(jobs: Mapping[str, JobDefinition[Any, Any]], options: WorkerOptions) -> None:
+    """Refuse jobs in processes of their own where those would not find them.
+
+    Raises:
+        ConfigurationError: There is no project.
+    """
+    used = set(runtimes_of(jobs, options.runtime).values())
+    if options.project is None and used - {"in-process"}:
+        raise ConfigurationError(
+            "Jobs that run in processes of their own need a project, where those find them."
+        )
+
+
 class Crew:
     """The runners of one worker. Used on the loop's thread."""
 
@@ -42,20 +55,11 @@ class Crew:
         lifeline: int,
         catalog: JobCatalog | None,
     ) -> None:
-        """Make the runners that these jobs need, and tell the pump of them.
-
-        Raises:
-            ConfigurationError: A job runs in a process of its own, and there is no project in
-                which that would find it.
-        """
+        """Make the runners that these jobs need, and tell the pump of them."""
         self._jobs, self._options, self._pump = jobs, options, pump
         self._lifeline, self._catalog = lifeline, catalog
         runtimes = runtimes_of(jobs, options.runtime)
         used = sorted(set(runtimes.values())) or [options.runtime]
-        if options.project is None and set(used) - {"in-process"}:
-            raise ConfigurationError(
-                "Jobs that run in processes of their own need a project, where those find them."
-            )
         self.isolation = Isolation(
             store,
             worker_id,

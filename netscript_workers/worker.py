@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from netscript_workers.actions import JobCatalog
-from netscript_workers.crews import Crew
+from netscript_workers.crews import Crew, check_project
 from netscript_workers.errors import WorkerFencedError
 from netscript_workers.heartbeat import Heartbeat
 from netscript_workers.ids import new_id
@@ -54,7 +54,12 @@ class Worker:
             catalog: Where actions that name a job by its id look it up.
             give_up: Ends the process. It is called when the lease is about to end and a handler
                 keeps the loop from hearing of it.
+
+        Raises:
+            ConfigurationError: Jobs run in processes of their own, and there is no project in
+                which those would find them.
         """
+        check_project(jobs, options)
         self.id = new_id()
         self._store = store
         self._jobs = jobs

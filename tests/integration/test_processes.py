@@ -14,7 +14,10 @@ from netscript_workers import JobContext, define_job_handler
 from netscript_workers.domain import RuntimeName
 from netscript_workers.errors import ConfigurationError
 from netscript_workers.execution.runners.pool import Recycling
+from netscript_workers.pump import WorkerOptions
 from netscript_workers.store.engine import Store
+from netscript_workers.worker import Worker
+from tests.chaos.hostile import die_between_steps, survive
 from tests.conformance.running import PATIENCE, PROJECT, working_on
 from tests.kit import detail, rows
 from tests.support import eventually_async, is_alive, write_project
@@ -134,22 +137,16 @@ async def test_a_thread_past_its_timeout_is_running_until_it_returns(sqlite_url:
     store.dispose()
 
 
-async def test_steps_survive_the_death_of_their_process(sqlite_url: str, tmp_path: Path) -> None:
-    store, record = Store(sqlite_url), tmp_path / "record"
-    async with working_on(store, "worker-process") as at:
-        given = [
-            at.enqueue_by_name("two-steps", {"record": str(record), "flag": str(tmp_path / str(n))})
-            for n in range(4)
-        ]
-        for id_ in given:
-            told = await at.ended(id_, seconds=PATIENCE)
-            assert told.execution.result == "done"
-            assert [one.outcome for one in told.attempts] == ["crashed"]
-    lines = [line.split() for line in record.read_text().splitlines()]
-    assert sorted((id_, step) for id_, _, step in lines) == sorted(
-        (id_, step) for id_ in given for step in ("one", "two")
-    )
-    store.dispose()
+async def test_steps_survive_the_death_of_their_process(database_url: str, tmp_path: Path) -> None:
+    await die_between_steps(database_url, tmp_path, times=3)
+
+
+@pytest.mark.trap("D-32")
+@pytest.mark.trap("D-84")
+async def test_good_ones_complete_among_those_that_crash_leak_and_hide(
+    database_url: str, tmp_path: Path
+) -> None:
+    await survive(database_url, tmp_path, good=20, each=2, slots=2)
 
 
 async def results(at: Running, name: str, count: int, payload: Any = None) -> list[Any]:
@@ -263,9 +260,8 @@ async def test_without_a_project_processes_are_refused(sqlite_url: str) -> None:
     store = Store(sqlite_url)
     lost = define_job_handler(_elsewhere, id="lost", runtime="web-worker")
     assert lost.runtime == "worker-process"
-    async with working(store, lost) as at:
-        with pytest.raises(ConfigurationError, match="need a project"):
-            await at.task
+    with pytest.raises(ConfigurationError, match="need a project"):
+        Worker(store, {"lost": lost}, WorkerOptions())
     store.dispose()
 
 
