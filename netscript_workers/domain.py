@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal as signals
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 ExecutionKind: TypeAlias = Literal["job", "task"]
 
@@ -118,8 +118,8 @@ class Enqueued:
     conflict: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedExecution:
+# A tuple: one is made of every row that a claim returns, in the order of its columns.
+class ClaimedExecution(NamedTuple):
     """An execution that this worker may run, until its lease ends.
 
     Attributes:

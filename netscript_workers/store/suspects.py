@@ -52,7 +52,7 @@ def claim(store: Store, worker_id: str, jobs: str, topics: str | None) -> Claime
         row = conn.execute(_claim(dialect, drawn=token is not None), bound).one_or_none()
         if row is None:
             return None
-        claimed = ClaimedExecution(*row[:-1])  # the last is sort_at
+        claimed = ClaimedExecution._make(row[:-1])  # the last is sort_at
         changes.record(conn, dialect, [(claimed.id, "running")], now)
     return claimed
 

@@ -99,7 +99,7 @@ def _load(body: bytes) -> Message:
 
 def dump_claim(claim: ClaimedExecution) -> Message:
     """Write a claim."""
-    return asdict(claim)
+    return claim._asdict()
 
 
 def load_claim(told: Message) -> ClaimedExecution:
