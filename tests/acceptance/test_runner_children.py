@@ -58,7 +58,6 @@ def test_the_rerun_starts_when_children_and_grandchildren_of_a_killed_worker_are
     hold.touch()
     env = {
         "NETSCRIPT_DATABASE_URL": database_url,
-        "NETSCRIPT_RUNTIME": runtime,
         "WORKERS_CONCURRENCY": "2",
         "TEST_RECORD": str(record),
         "TEST_HOLD": str(hold),
@@ -70,7 +69,8 @@ def test_the_rerun_starts_when_children_and_grandchildren_of_a_killed_worker_are
         return [one for one in found if one[0] == kind]
 
     def worker() -> Process:
-        return Process("-m", "netscript_triggers", "worker", cwd=place, env=env)
+        command = ("-m", "netscript_triggers", "worker", "--runtime", runtime)
+        return Process(*command, cwd=place, env=env)
 
     def workers() -> int:
         return int(scalar(store, "SELECT count(*) FROM netscript_workers"))

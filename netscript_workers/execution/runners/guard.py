@@ -123,7 +123,11 @@ def lives(group: int) -> bool:
 
 def _states() -> list[tuple[bytes, int]]:
     found: list[tuple[bytes, int]] = []
-    for name in os.listdir("/proc"):  # noqa: PTH208 - names, not paths; pathlib is not loaded here
+    try:
+        names = os.listdir("/proc")  # noqa: PTH208 - names, not paths; pathlib is not loaded here
+    except OSError:  # not on this system
+        return found
+    for name in names:
         if not name.isdigit():
             continue
         try:
