@@ -17,7 +17,7 @@ from netscript_workers.execution.runners.guard import Guard
 from netscript_workers.execution.runners.in_process import InProcessRunner
 from netscript_workers.execution.runners.mixed import MixedRunner, runtimes_of
 from netscript_workers.execution.runners.pool import PoolRunner
-from netscript_workers.execution.runners.processes import Runner
+from netscript_workers.execution.runners.protocol import Runner
 from netscript_workers.execution.runners.subprocesses import SubprocessRunner
 from netscript_workers.isolation import Isolation
 from netscript_workers.jobs import JobDefinition

@@ -17,7 +17,7 @@ from netscript_workers.domain import ClaimedExecution, Outcome, RuntimeName
 from netscript_workers.errors import ResultInvalidError
 from netscript_workers.execution.outcome import not_begun
 from netscript_workers.execution.runners.pool import Recycling
-from netscript_workers.execution.runners.processes import Runner
+from netscript_workers.execution.runners.protocol import Runner
 from netscript_workers.isolation import Isolation
 from netscript_workers.jobs import JobDefinition
 from netscript_workers.lanes import Lanes
