@@ -59,7 +59,7 @@ class Crew:
         self._jobs, self._options, self._pump = jobs, options, pump
         self._lifeline, self._catalog = lifeline, catalog
         runtimes = runtimes_of(jobs, options.runtime)
-        used = sorted(set(runtimes.values())) or [options.runtime]
+        used: list[RuntimeName] = sorted(set(runtimes.values())) or [options.runtime]
         self.isolation = Isolation(
             store,
             worker_id,
@@ -71,8 +71,8 @@ class Crew:
         # Whatever ran, its end is the isolation's to hear: it is to run alone from now on.
         self._crashes = Crashes(store, worker_id, on_end=self.isolation.ended)
         self._guard = Guard(lifeline)
-        slots = {name: self._slots(name) for name in used}
-        runners = {name: self._make(name, slots[name]) for name in used}
+        slots: dict[RuntimeName, int] = {name: self._slots(name) for name in used}
+        runners: dict[RuntimeName, Runner] = {name: self._make(name, slots[name]) for name in used}
         if len(used) == 1:
             self._runner = runners[used[0]]
         else:

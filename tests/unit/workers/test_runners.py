@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -34,7 +34,7 @@ time.sleep(600)
 
 
 @contextlib.contextmanager
-def leader(*command: str) -> Iterator[subprocess.Popen[bytes]]:
+def leader(*command: str) -> Generator[subprocess.Popen[bytes]]:
     with subprocess.Popen(
         command or SLEEP, stdout=subprocess.PIPE, start_new_session=True
     ) as process:
