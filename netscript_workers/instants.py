@@ -57,6 +57,10 @@ class Instant:
     at: datetime
     note: str | None = None
 
+    def noted(self, note: str) -> Instant:
+        """Return it with one more note."""
+        return Instant(self.at, f"{self.note}; {note}" if self.note else note)
+
 
 class Instants(Protocol):
     """Knows the instants at which something is due."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, Literal, TypeAlias, get_args
@@ -89,9 +89,10 @@ class Schedule:
     @classmethod
     def read(cls, written: str) -> Schedule:
         """Read what `write` wrote."""
-        facts = json.loads(written)
-        at = None if facts["at"] is None else from_micros(facts["at"])
-        return cls(**{**facts, "at": at})
+        facts: dict[str, Any] = json.loads(written)
+        if facts["at"] is not None:
+            facts["at"] = from_micros(facts["at"])
+        return cls(**facts)
 
 
 def make_schedule(
@@ -213,12 +214,12 @@ def make_plan(schedule: Schedule, *, anchor: datetime, cursor: datetime, now: da
         due = due[1:]
     fires = _chosen(schedule, due, now)
     passed = due[: len(due) - len(fires)][-MAX_RECORDED:]
-    skipped = [_noted(one, f"missed; catch_up={schedule.catch_up}") for one in passed]
+    skipped = [one.noted(f"missed; catch_up={schedule.catch_up}") for one in passed]
     if skipped and (more or len(passed) + len(fires) < len(due)):
-        skipped[0] = _noted(skipped[0], f"as all before it since {cursor:%Y-%m-%dT%H:%M:%SZ}")
+        skipped[0] = skipped[0].noted(f"as all before it since {cursor:%Y-%m-%dT%H:%M:%SZ}")
     upcoming = next(instants.after(now), None)
     return Plan(
-        fires=[_told_late(one, now) for one in fires],
+        fires=fires,
         skipped=skipped,
         next_at=None if upcoming is None or _is_beyond(upcoming.at) else upcoming.at,
     )
@@ -232,15 +233,12 @@ def _chosen(schedule: Schedule, due: list[Instant], now: datetime) -> list[Insta
     return due[-1:]
 
 
-def _told_late(instant: Instant, now: datetime) -> Instant:
+def told_late(instant: Instant, now: datetime) -> Instant:
+    """Return an instant that fires now, with a note if it was missed."""
     late = now - instant.at
     if late <= MISSED_AFTER:
         return instant
-    return _noted(instant, f"caught up {late.total_seconds():.0f} s late")
-
-
-def _noted(instant: Instant, note: str) -> Instant:
-    return replace(instant, note=f"{instant.note}; {note}" if instant.note else note)
+    return instant.noted(f"caught up {late.total_seconds():.0f} s late")
 
 
 def _is_beyond(at: datetime) -> bool:

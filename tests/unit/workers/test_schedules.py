@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from netscript_workers import JobContext, define_job_handler
 from netscript_workers.errors import ConfigurationError
+from netscript_workers.instants import Instant
 from netscript_workers.schedules import (
     MAX_CATCH_UP,
     Declared,
@@ -17,6 +18,7 @@ from netscript_workers.schedules import (
     make_schedule,
     preview,
     starts_at,
+    told_late,
 )
 
 START = datetime(2026, 1, 1, 10, tzinfo=UTC)
@@ -137,8 +139,9 @@ def test_two_weeks_of_downtime_under_each_policy(every: dict[str, Any]) -> None:
 
 
 def test_what_is_made_up_for_says_how_late_it_is() -> None:
-    found = plan(made(cron="@hourly"), cursor=START, now=START + timedelta(minutes=50))
-    assert found.fires[0].note == "caught up 3000 s late"
+    assert told_late(Instant(START), START + timedelta(minutes=1)) == Instant(START)
+    late = told_late(Instant(START, "repeated hour"), START + timedelta(minutes=50))
+    assert late.note == "repeated hour; caught up 3000 s late"
 
 
 def test_a_scheduler_that_was_slow_skips_nothing_that_came_just_now() -> None:
