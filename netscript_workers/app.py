@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from netscript_workers import __version__
 from netscript_workers.errors import ConfigurationError, WorkerFencedError
+from netscript_workers.execution.runners.pool import Recycling
 from netscript_workers.jobs import JobDefinition
 from netscript_workers.loops import run_loop
 from netscript_workers.memory import spare_what_stays
@@ -58,7 +59,7 @@ def worker_options(settings: Settings) -> WorkerOptions:
     """Return a worker's options from the project's settings."""
     completed, failed = settings.retention_days
     return WorkerOptions(
-        concurrency=settings.concurrency,
+        concurrency=settings.slots,
         topics=settings.topics,
         heartbeat=settings.heartbeat_seconds,
         lease=settings.lease_seconds,
@@ -68,6 +69,9 @@ def worker_options(settings: Settings) -> WorkerOptions:
         scheduler=settings.scheduler,
         version=__version__,
         project=(settings.project_dir, settings.jobs_dir),
+        runtime=settings.runtime,
+        kill_grace=settings.kill_grace,
+        recycling=Recycling(runs=settings.recycle_runs, bytes=settings.recycle_mib * 2**20),
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import signal as signals
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 ExecutionKind: TypeAlias = Literal["job", "task"]
 
@@ -53,6 +54,7 @@ class Reason(StrEnum):
     DRAINED = "drained"
     RESCUED = "rescued"
     ALONE = "runs alone"
+    NO_PROCESS = "no process starts"
     NO_WORKER = "no live worker knows the job"
 
 
@@ -116,13 +118,14 @@ class Enqueued:
     conflict: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedExecution:
+# A tuple: one is made of every row that a claim returns, in the order of its columns.
+class ClaimedExecution(NamedTuple):
     """An execution that this worker may run, until its lease ends.
 
     Attributes:
         token: Grows with every claim; what is stored for the execution must carry it.
-        losses: How many worker processes died while running it.
+        losses: How many worker processes died while running it; at least as many as make it run
+            alone, once it has killed a process of its own.
     """
 
     id: str
@@ -156,6 +159,18 @@ class Death:
     exit_code: int | None
     signal: int | None
     peak_memory: int | None
+
+    def __str__(self) -> str:
+        """Say it for people."""
+        if self.signal is not None:
+            how = f"signal {self.signal}"
+            if self.signal in {one.value for one in signals.Signals}:
+                how += f" ({signals.Signals(self.signal).name})"
+        else:
+            how = f"exit code {self.exit_code} without a result"
+        if self.peak_memory is not None:
+            how += f", peak memory {self.peak_memory / 2**20:.0f} MiB"
+        return how
 
 
 class Verdict(StrEnum):

@@ -29,13 +29,12 @@ from netscript_workers.errors import ConfigurationError, PayloadInvalidError, ne
 from netscript_workers.options import OptionError, check_names, check_type
 from netscript_workers.payloads import PayloadModel, to_stored_json
 from netscript_workers.retries import Retry
-from netscript_workers.schedules import CatchUp, Overlap, Schedule, make_schedule
+from netscript_workers.schedules import CatchUp, Overlap, Schedule, make_cron_schedule
 
 P = TypeVar("P")
 R = TypeVar("R")
 
 _RETRY = Retry()
-_UNTIMED = {"timezone": "UTC", "catch_up": "latest", "overlap": "allow", "jitter": 0.0}
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 
@@ -109,7 +108,8 @@ def job(**options: Unpack[JobOptions]) -> _Decorator: ...
 def job(handler: Callable[..., Any] | None = None, /, **options: Unpack[JobOptions]) -> Any:
     """Make a job of an `async def` or `def` handler that takes a `JobContext`.
 
-    Use it bare or with options. In an in-process worker a `def` handler runs in a thread.
+    Use it bare or with options. In an in-process worker a `def` handler runs in a thread; in a
+    process of its own it runs on the main thread, where it can be ended.
 
     Args:
         handler: The function, when used bare.
@@ -143,7 +143,9 @@ def define_job_handler(
             payload: The payload's type, where the signature doesn't say `JobContext[Model]`.
             retry: How often and how soon a failure is tried again; `Retry()`.
             timeout: Seconds an attempt may take, 60 by default; None for no limit.
-            runtime: Where it runs; by default where the worker runs its jobs.
+            runtime: Where it runs, whatever the worker does with others: `"in-process"`,
+                `"worker-process"` (a pool of interpreters) or `"subprocess"` (a fresh one each
+                time). By default where the worker runs its jobs.
             cron: When it runs by itself, with an empty payload: five fields, or a name such as
                 `@daily`.
             timezone: The zone of `cron`; UTC.
@@ -214,8 +216,6 @@ def _define(
     for option, value in (("max_concurrency", max_concurrency), ("rate", rate)):
         if value is not None:
             _refuse_option(owner, option)
-    if runtime not in (None, "in-process"):
-        _refuse_option(owner, f"runtime={runtime!r}")
     declared = payload if payload is not None else _declared_payload(handler)
     model: PayloadModel[Any] = PayloadModel(declared, owner)
     timing = {"timezone": timezone, "catch_up": catch_up, "overlap": overlap, "jitter": jitter}
@@ -229,7 +229,7 @@ def _define(
         payload_model=model,
         retry=retry,
         timeout=timeout,
-        runtime=runtime,
+        runtime="worker-process" if runtime == "web-worker" else runtime,
         priority=priority,
         strict_order=strict_order,
         enabled=enabled,
@@ -244,22 +244,16 @@ def _define(
 def _schedule(
     owner: str, cron: str | None, timing: Mapping[str, Any], model: PayloadModel[Any]
 ) -> Schedule | None:
-    if cron is None:
-        for name, usual in _UNTIMED.items():
-            if timing[name] != usual:
-                raise ConfigurationError(
-                    f"{owner}: {name}={timing[name]!r} says nothing without cron.",
-                    hint=f"Give cron, or leave {name} out.",
-                )
-        return None
-    try:
-        model.store(None)
-    except PayloadInvalidError as error:
-        raise ConfigurationError(
-            f"{owner}: cron runs it with an empty payload, which its model refuses.",
-            hint="Give the model's fields defaults.",
-        ) from error
-    return make_schedule(owner, cron=cron, **timing)
+    schedule = make_cron_schedule(owner, cron, **timing)
+    if schedule is not None:
+        try:
+            model.store(None)
+        except PayloadInvalidError as error:
+            raise ConfigurationError(
+                f"{owner}: cron runs it with an empty payload, which its model refuses.",
+                hint="Give the model's fields defaults.",
+            ) from error
+    return schedule
 
 
 def _title(job_id: str) -> str:

@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from netscript_workers.domain import ClaimedExecution, Outcome
+from netscript_workers.domain import ClaimedExecution, Outcome, RuntimeName
 from netscript_workers.errors import ResultInvalidError
-from netscript_workers.execution.in_process import InProcessRunner
 from netscript_workers.execution.outcome import not_begun
+from netscript_workers.execution.runners.pool import Recycling
+from netscript_workers.execution.runners.processes import Runner
 from netscript_workers.isolation import Isolation
 from netscript_workers.jobs import JobDefinition
+from netscript_workers.lanes import Lanes
 from netscript_workers.store import claims, leases, steps
 from netscript_workers.store.engine import Store
 from netscript_workers.store.idempotency import DEFAULT_WINDOW
@@ -53,7 +55,10 @@ class WorkerOptions:
         retention: How long finished executions are kept.
         scheduler: Whether it also fires schedules.
         version: Shown in the list of workers.
-        project: The project's folder and that of its jobs, for processes that run one alone.
+        project: The project's folder and that of its jobs, for processes that run them.
+        runtime: Where jobs run that don't say it themselves.
+        kill_grace: Seconds from SIGTERM to SIGKILL for what runs in processes.
+        recycling: When a process of the pool has served its time.
     """
 
     concurrency: int = 100
@@ -66,6 +71,9 @@ class WorkerOptions:
     scheduler: bool = True
     version: str = ""
     project: tuple[Path, str] | None = None
+    runtime: RuntimeName = "in-process"
+    kill_grace: float = 5.0
+    recycling: Recycling = field(default_factory=Recycling)
 
 
 @dataclass(slots=True)
@@ -79,8 +87,9 @@ class _Held:
 class Pump:
     """One thread that ticks. It alone stores what ends here and claims what comes next."""
 
-    runner: InProcessRunner
+    runner: Runner
     isolation: Isolation | None = None
+    lanes: Lanes | None = None
 
     def __init__(
         self,
@@ -91,11 +100,9 @@ class Pump:
         *,
         bell: Bell,
         loop: asyncio.AbstractEventLoop,
-        claims: bool = True,
     ) -> None:
         """Prepare; set `runner`, then `start()`.
 
-        Without `claims` it only stores what its worker claimed in another process.
         `strangers` is set when something was ready and nothing of it could be claimed.
         """
         self.strangers = threading.Event()
@@ -119,8 +126,7 @@ class Pump:
         self._logs: deque[LogLine] = deque()
         self._poke_planned = False
         self._look = True
-        self._claims = claims
-        self._claiming = claims
+        self._claiming = True
         self._stopping = False
         self._running: set[str] = set()
         self._unsure = False
@@ -249,13 +255,16 @@ class Pump:
         """Tick if there is anything to do; return the seconds to wait before the next look."""
         work = held.work
         ended = {end.claim.id for end in work.ended}
-        if self._unsure and self._claims:
+        if self._unsure:
             known = self._running | ended
             leases.give_back_unknown(self._store, self._worker_id, known)
             self._unsure = False
         free = self._concurrency - len(self._running - ended)
         free -= self._claim_alone(free)
         work.slots = free if self._claiming else 0
+        if self.lanes is not None:
+            work.lanes = self.lanes.shares(work.slots, self._running - ended)
+            work.slots = min(work.slots, sum(slots for _, slots in work.lanes))
         work.look = self._look and work.slots > 0
         wait = _POLL_SECONDS * random.uniform(0.8, 1.0)  # noqa: S311 - spread, not secrecy
         ready = False
@@ -272,7 +281,9 @@ class Pump:
         done = self._ticker.run(work)
         self._running -= ended
         self._running |= {claim.id for claim in done.claimed}
-        if ready and not done.claimed:
+        if self.lanes is not None:
+            self.lanes.take(done.claimed)
+        if ready and not done.claimed and all(slots > 0 for _, slots in work.lanes):
             self.strangers.set()
         self._loop.call_soon_threadsafe(self._hand_over, done, held)
         if done.others:

@@ -34,6 +34,7 @@ MAX_RECORDED = 100
 # What is due that much ago was missed; until then somebody was merely slow.
 MISSED_AFTER = timedelta(seconds=60)
 
+_USUAL = {"timezone": "UTC", "catch_up": "latest", "overlap": "allow", "jitter": 0.0}
 _SHORTEST = 1.0
 _LONGEST = 10 * 366 * 86_400.0
 _DAY = 86_400.0
@@ -135,6 +136,23 @@ def make_schedule(
         overlap=overlap,
         jitter=_seconds(owner, "jitter", jitter, 0.0, _DAY),
     )
+
+
+def make_cron_schedule(owner: str, cron: str | None, **rules: Any) -> Schedule | None:
+    """Check the options of what may have a cron expression; without one they say nothing.
+
+    Raises:
+        ConfigurationError: As `make_schedule`, or an option is given that says nothing.
+    """
+    if cron is not None:
+        return make_schedule(owner, cron=cron, **rules)
+    for name, value in rules.items():
+        if value != _USUAL[name]:
+            raise ConfigurationError(
+                f"{owner}: {name}={value!r} says nothing without cron.",
+                hint=f"Give cron, or leave {name} out.",
+            )
+    return None
 
 
 def _seconds(owner: str, name: str, value: float, least: float, most: float) -> float:

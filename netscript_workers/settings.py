@@ -31,7 +31,9 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from netscript_workers.domain import RuntimeName
 from netscript_workers.errors import ConfigurationError, nearest
+from netscript_workers.lanes import default_slots
 
 PREFIX = "NETSCRIPT_"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -78,13 +80,16 @@ class Settings(BaseSettings):
     jobs_dir: str = "jobs"
     tasks_dir: str = "tasks"
     triggers_dir: str = "triggers"
-    concurrency: int = Field(
-        default=100,
+    concurrency: int | None = Field(
+        default=None,
         ge=1,
         le=10_000,
         validation_alias=AliasChoices("concurrency", "WORKERS_CONCURRENCY"),
     )
-    runtime: Literal["in-process"] = "in-process"
+    runtime: RuntimeName = "in-process"
+    kill_grace: float = Field(default=5.0, ge=0, le=_DAY)
+    recycle_runs: int = Field(default=10_000, ge=1)
+    recycle_mib: int = Field(default=512, ge=1)
     topics: Annotated[tuple[str, ...] | None, NoDecode, BeforeValidator(_split)] = None
     api_tokens: SecretStr | None = None
     host: str = "127.0.0.1"
@@ -112,11 +117,8 @@ class Settings(BaseSettings):
 
     @field_validator("runtime", mode="before")
     @classmethod
-    def _only_in_process(cls, value: Any) -> Any:
-        if value in {"worker-process", "web-worker", "subprocess"}:
-            msg = f'{value} is not available in this version; use "in-process"'
-            raise ValueError(msg)
-        return value
+    def _by_its_name(cls, value: Any) -> Any:
+        return "worker-process" if value == "web-worker" else value
 
     @field_validator("topics")
     @classmethod
@@ -188,6 +190,11 @@ class Settings(BaseSettings):
             return cls(project_dir=place, **given)
         except ValidationError as error:
             raise _explain(error, place, given) from None
+
+    @property
+    def slots(self) -> int:
+        """Executions at a time: as set, or 100 in-process and one per processor elsewhere."""
+        return default_slots(self.runtime) if self.concurrency is None else self.concurrency
 
     @property
     def url(self) -> str:

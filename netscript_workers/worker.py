@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from netscript_workers.actions import JobCatalog
+from netscript_workers.crews import Crew
 from netscript_workers.errors import WorkerFencedError
-from netscript_workers.execution.in_process import InProcessRunner
 from netscript_workers.heartbeat import Heartbeat
 from netscript_workers.ids import new_id
-from netscript_workers.isolation import Isolation
 from netscript_workers.jobs import JobDefinition
 from netscript_workers.maintenance import Maintenance
 from netscript_workers.pump import Pump, WorkerOptions
@@ -66,12 +65,26 @@ class Worker:
         self._fenced: str | None = None
         self._give_up = give_up
         self._pump: Pump | None = None
+        self._crew: Crew | None = None
 
     def stop(self) -> None:
         """Ask the worker to finish and leave. Call it on the loop's thread."""
         if self._pump is not None:
             self._pump.stop_claiming()
         self._stop_wanted.set()
+
+    @property
+    def pids(self) -> list[int]:
+        """The numbers of the processes that belong to it."""
+        return [] if self._crew is None else self._crew.pids
+
+    def cancel(self, execution_id: str) -> None:
+        """End an execution that runs here, as `cancelled`. Call it on the loop's thread.
+
+        A `def` handler in a thread can only be asked, and holds its slot until it returns.
+        """
+        if self._crew is not None:
+            self._crew.cancel(execution_id)
 
     async def run(self) -> list[str]:
         """Work until `stop()`; return the ids of executions that could not be ended.
@@ -95,30 +108,13 @@ class Worker:
         loop = asyncio.get_running_loop()
         pump = Pump(self._store, self.id, self._jobs, self._options, bell=bell, loop=loop)
         self._pump = pump
-        runner = InProcessRunner(
-            self._jobs,
-            pump,
-            pump.ended,
-            threads=self._options.concurrency,
-            catalog=self._catalog,
+        crew = Crew(
+            self._store, self.id, self._jobs, self._options, pump, lifeline.fileno(), self._catalog
         )
-        pump.runner = runner
-        isolation = Isolation(
-            self._store,
-            self.id,
-            jobs=self._jobs,
-            topics=self._options.topics,
-            project=self._options.project,
-            window=self._options.window,
-            lifeline=lifeline.fileno(),
-            loop=loop,
-            on_end=pump.ended,
-            on_wanted=pump.look,
-        )
-        pump.isolation = isolation
+        self._crew = crew
 
         def fenced(reason: str) -> None:
-            loop.call_soon_threadsafe(self._fence, reason, runner, isolation)
+            loop.call_soon_threadsafe(self._fence, reason, crew)
             if self._give_up is not None:
                 last = threading.Timer(self._options.heartbeat / 2, self._give_up)
                 last.daemon = True
@@ -138,7 +134,7 @@ class Worker:
             retention=self._options.retention,
             strangers=pump.strangers,
             on_rescued=pump.look,
-            find_suspects=isolation.look,
+            find_suspects=crew.isolation.look,
         )
         scheduler = self._scheduler(pump, bell) if self._options.scheduler else None
         pump.start()
@@ -149,7 +145,7 @@ class Worker:
         logger.info("worker %s runs %d jobs", self.id, len(self._jobs))
         try:
             await self._stop_wanted.wait()
-            return await self._leave(pump, runner, isolation, lifeline)
+            return await self._leave(pump, crew, lifeline)
         finally:
             # Who lost the lease may have lost the network: its threads wait for answers in vain.
             patience = None if self._fenced is None else _LAST_SECONDS
@@ -157,7 +153,7 @@ class Worker:
             if scheduler is not None:
                 parts.append(scheduler.stop)
             await asyncio.gather(*(asyncio.to_thread(stop, patience) for stop in parts))
-            runner.close()
+            await crew.close()
             bell.close()
 
     def _scheduler(self, pump: Pump, bell: Bell) -> Scheduler:
@@ -170,35 +166,26 @@ class Worker:
             self._store, declared, {JOB: job_target(self._jobs)}, on_fired=fired, id=self.id
         )
 
-    def _fence(self, reason: str, runner: InProcessRunner, isolation: Isolation) -> None:
+    def _fence(self, reason: str, crew: Crew) -> None:
         logger.error("worker %s ends: %s", self.id, reason)
         self._fenced = reason
-        isolation.drop()
-        runner.drop_all()
+        crew.drop()
         self._stop_wanted.set()
 
-    async def _leave(
-        self, pump: Pump, runner: InProcessRunner, isolation: Isolation, lifeline: Lifeline
-    ) -> list[str]:
+    async def _leave(self, pump: Pump, crew: Crew, lifeline: Lifeline) -> list[str]:
         pump.stop_claiming()
         if self._fenced is not None:
             raise WorkerFencedError(f"The worker lost its lease: {self._fenced}.")
         await asyncio.to_thread(leases.set_state, self._store, self.id, "draining")
 
-        def is_idle() -> bool:
-            return runner.running + isolation.running == 0
-
-        await _until(lambda: is_idle() or self._fenced is not None, self._options.grace)
-        runner.drain()
-        isolation.drain()
-        await _until(
-            lambda: runner.running == len(runner.in_threads) and isolation.running == 0,
-            _LAST_SECONDS,
-        )
-        isolation.kill()
-        await _until(lambda: isolation.running == 0, _LAST_SECONDS)
-        left = runner.left
+        await _until(lambda: crew.is_idle or self._fenced is not None, self._options.grace)
+        crew.drain()
+        await _until(lambda: crew.is_idle, _LAST_SECONDS)
+        crew.kill()
+        await _until(lambda: crew.is_drained, _LAST_SECONDS)
+        left = crew.left
         await asyncio.to_thread(pump.stop)
+        await crew.close()
         if left:
             logger.warning("%d executions run on and end with the process", len(left))
             return left

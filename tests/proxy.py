@@ -241,6 +241,8 @@ class Proxy:
         part, done = self._allowed(link, chunk, direction)
         if done is None:
             return False
+        if direction == "to_server":
+            link.lose_answer = True  # a quick one must not slip through before the cut
         with contextlib.suppress(OSError):
             (link.server if direction == "to_server" else link.client).sendall(part)
         self._cut_link(link)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from netscript_workers import JobDefinition, enqueue_job
-from netscript_workers.actions import Cause, resolve
+from netscript_workers.actions import Cause, EnqueueJob, resolve
 from netscript_workers.domain import TriggeredBy
 from netscript_workers.pump import WorkerOptions
 from netscript_workers.records import ExecutionDetail
@@ -23,8 +23,14 @@ from tests.support import eventually_async
 class Running:
     """A worker that runs in this loop."""
 
-    def __init__(self, store: Store, worker: Worker, task: asyncio.Task[list[str]]) -> None:
-        self.store, self.worker, self.task = store, worker, task
+    def __init__(
+        self,
+        store: Store,
+        worker: Worker,
+        task: asyncio.Task[list[str]],
+        jobs: Mapping[str, JobDefinition[Any, Any]],
+    ) -> None:
+        self.store, self.worker, self.task, self.jobs = store, worker, task, jobs
 
     async def run(
         self, definition: JobDefinition[Any, Any], payload: Any = None, **options: Any
@@ -35,13 +41,30 @@ class Running:
     def enqueue(
         self, definition: JobDefinition[Any, Any], payload: Any = None, **options: Any
     ) -> str:
-        action = enqueue_job(definition, payload, **options)
+        return self._put(enqueue_job(definition, payload, **options))
+
+    def enqueue_by_name(self, job_id: str, payload: Any = None, **options: Any) -> str:
+        """Enqueue one of the worker's jobs."""
+        return self.enqueue(self.jobs[job_id], payload, **options)
+
+    def _put(self, action: EnqueueJob[Any]) -> str:
         execution = resolve(action, None, Cause(triggered_by=TriggeredBy.API))
         (told,) = put(self.store, execution)
         bell = make_bell(self.store.parsed_url)
         bell.ring()
         bell.close()
         return told.execution_id
+
+    async def shows_progress(self, execution_id: str, seconds: float = 10.0) -> str:
+        """Wait until an execution shows progress; return its message."""
+
+        def look() -> str | None:
+            progress = detail(self.store, execution_id).execution.progress
+            return progress.message if progress is not None else None
+
+        found = await eventually_async(look, seconds, f"progress of {execution_id}")
+        assert found is not None
+        return found
 
     async def ended(
         self, execution_id: str, *statuses: str, seconds: float = 10.0
@@ -67,7 +90,7 @@ async def working(
     task = asyncio.create_task(worker.run())
     await eventually_async(lambda: scalar(store, "SELECT count(*) FROM netscript_workers"))
     try:
-        yield Running(store, worker, task)
+        yield Running(store, worker, task, known)
     finally:
         worker.stop()
         await asyncio.gather(task, return_exceptions=True)

@@ -76,7 +76,17 @@ def serve(
 def worker(
     project: ProjectDir = Path(),
     concurrency: Annotated[
-        int | None, typer.Option(help="Executions at a time; 100.", show_default=False)
+        int | None,
+        typer.Option(
+            help="Executions at a time; 100 in-process, else one per processor.",
+            show_default=False,
+        ),
+    ] = None,
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            help="Where jobs run: in-process, worker-process or subprocess.", show_default=False
+        ),
     ] = None,
     topics: Annotated[
         str | None, typer.Option(help="Serve these only: a,b.", show_default=False)
@@ -91,8 +101,13 @@ def worker(
     from netscript_workers.app import run_worker
 
     _log(log_level)
-    fires = False if no_scheduler else None
-    settings = load_settings(project, concurrency=concurrency, topics=topics, scheduler=fires)
+    settings = load_settings(
+        project,
+        concurrency=concurrency,
+        runtime=runtime,
+        topics=topics,
+        scheduler=False if no_scheduler else None,
+    )
     if supervised:
         _end_with_parent()
     raise typer.Exit(run_worker(settings))

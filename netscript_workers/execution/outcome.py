@@ -27,6 +27,8 @@ from netscript_workers.results import JobResult
 
 MAX_ERROR_CHARS = 2_000
 MAX_DETAIL_CHARS = 20_000
+# What keeps a process from starting (no memory, a module that can't be imported) may pass.
+START_AGAIN_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +65,40 @@ class Drained:
 
 
 @dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Somebody wanted the execution to end, and it did, however that came about."""
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """The stored payload does not fit the job any more."""
 
     error: PayloadInvalidError
 
 
-Ending: TypeAlias = Returned | Raised | TimedOut | Snoozed | Drained | Refused
+Ending: TypeAlias = Returned | Raised | TimedOut | Snoozed | Drained | Cancelled | Refused
 
 
 def not_begun(claim: ClaimedExecution) -> Outcome:
     """Return the end of an attempt that has not had its turn."""
     return _outcome(claim, Verdict.RELEASE, reason=Reason.DRAINED)
+
+
+def cancelled(claim: ClaimedExecution) -> Outcome:
+    """Return the end of an attempt that somebody wanted to end."""
+    return _outcome(claim, Verdict.CANCEL, reason=Reason.CANCELLED)
+
+
+def not_started(claim: ClaimedExecution, told: str) -> Outcome:
+    """Return the end of an attempt that found no process to run in; the cause may pass."""
+    return _outcome(
+        claim, Verdict.SNOOZE, reason=Reason.NO_PROCESS, delay=START_AGAIN_SECONDS, error=told
+    )
+
+
+def too_long(claim: ClaimedExecution, told: str) -> Outcome:
+    """Return the end of an attempt whose result or actions are too much."""
+    return _final_failure(claim, Reason.RESULT_REFUSED, f"The result was refused: {told}")
 
 
 class AttemptTimeoutError(Exception):
@@ -112,8 +136,8 @@ def _conclude(
             return _failure(job, claim, Reason.TIMEOUT, told, AttemptTimeoutError(told))
         case Snoozed(seconds):
             return _outcome(claim, Verdict.SNOOZE, reason=Reason.SNOOZE, delay=seconds)
-        case Drained():
-            return not_begun(claim)
+        case Drained() | Cancelled():
+            return not_begun(claim) if isinstance(ending, Drained) else cancelled(claim)
         case Refused(error):
             return _final_failure(claim, Reason.PAYLOAD_REFUSED, str(error))
 

@@ -85,8 +85,8 @@ def claim(
             if token is None:
                 del bound["token"]
             # RETURNING does not keep the order of the selection.
-            rows = sorted(conn.execute(dialect.claim(), bound), key=_URGENCY)
-            claimed += [ClaimedExecution(*row[:-1]) for row in rows]
+            rows = sorted(conn.execute(dialect.claim(), bound).all(), key=_URGENCY)
+            claimed += [ClaimedExecution._make(row[:-1]) for row in rows]
         if len(topics) == 1:
             return claimed
     return claimed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
@@ -11,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from netscript_workers.store import inserts
 from netscript_workers.store.inserts import Part, Row
-from netscript_workers.store.schema import idempotency_keys
+from netscript_workers.store.schema import COMMON, idempotency_keys
 
 
 class Dialect(ABC):
@@ -51,6 +52,17 @@ class Dialect(ABC):
     @abstractmethod
     def claim(self) -> TextClause:
         """Return the statement that claims up to `:slots` queued executions of `:topic`."""
+
+    @abstractmethod
+    def finish(self, conn: Connection, ended: str, now: int) -> set[str]:
+        """Move to history what still runs under the token that its end names; return the ids.
+
+        Args:
+            conn: A write transaction.
+            ended: A JSON array of objects with `id`, `token`, `status`, `reason`, `error` and
+                `result`.
+            now: The database's present.
+        """
 
     @abstractmethod
     def draw_token(self, conn: Connection) -> int | None:
@@ -95,6 +107,25 @@ _READY = """
     ORDER BY sort_at, id LIMIT :slots"""
 
 
+_ENDED = {
+    "id": "id",
+    "token": "bigint",
+    "status": "text",
+    "reason": "text",
+    "error": "text",
+    "result": "text",
+}
+_INTO_HISTORY = f"""INSERT INTO netscript_execution_history
+    ({", ".join(COMMON)}, result, finished_at)"""
+
+
+def _finished(live: str, ended: str) -> str:
+    """Write the columns of a finished execution, its end's before its own."""
+    of_end = {"status", "reason", "error"}
+    names = [f"{ended}.{name}" if name in of_end else f"{live}.{name}" for name in COMMON]
+    return ", ".join([*names, f"{ended}.result", "CAST(:now AS bigint)"])
+
+
 class SqliteDialect(Dialect):
     """SQLite: one writer at a time, this machine's clock, no row locks."""
 
@@ -124,6 +155,14 @@ class SqliteDialect(Dialect):
     def claim(self) -> TextClause:
         """Claim inside BEGIN IMMEDIATE, where nobody else writes."""
         return _SQLITE_CLAIM
+
+    def finish(self, conn: Connection, ended: str, now: int) -> set[str]:
+        """Copy, then delete: SQLite deletes nothing inside another statement."""
+        moved = conn.execute(_SQLITE_TO_HISTORY, {"rows": ended, "now": now})
+        ids = set(moved.scalars().all())
+        if ids:
+            conn.execute(_SQLITE_DELETE, {"ids": json.dumps(list(ids))})
+        return ids
 
     def draw_token(self, conn: Connection) -> int | None:
         """Count a one-row table up; the executions of one claim share the token."""
@@ -171,6 +210,18 @@ _SQLITE_CLAIM = text(
     """
 )
 
+_SQLITE = SqliteDialect()
+_SQLITE_TO_HISTORY = text(
+    f"""
+    {_INTO_HISTORY}
+    SELECT {_finished("e", "r")}
+    FROM {_SQLITE.records(**_ENDED)} JOIN netscript_executions e ON e.id = r.id
+    WHERE e.token = r.token AND e.status = 'running'
+    RETURNING id
+    """
+)
+_SQLITE_DELETE = text(f"DELETE FROM netscript_executions WHERE id IN {_SQLITE.members('ids')}")
+
 _PG_TYPES = {
     "id": "uuid",
     "int": "integer",
@@ -216,6 +267,11 @@ class PostgresDialect(Dialect):
     def claim(self) -> TextClause:
         """Claim past what others hold; MATERIALIZED so that LIMIT binds the update too."""
         return _PG_CLAIM
+
+    def finish(self, conn: Connection, ended: str, now: int) -> set[str]:
+        """Delete, and insert what was deleted, in one statement."""
+        moved = conn.execute(_PG_FINISH, {"rows": ended, "now": now})
+        return set(moved.scalars().all())
 
     def draw_token(self, conn: Connection) -> int | None:
         """The claim draws from a sequence."""
@@ -275,6 +331,16 @@ _PG_CLAIM = text(
     """
 )
 
-DIALECTS: dict[str, Dialect] = {
-    dialect.name: dialect for dialect in (SqliteDialect(), PostgresDialect())
-}
+_POSTGRES = PostgresDialect()
+_PG_FINISH = text(
+    f"""
+    WITH gone AS (
+        DELETE FROM netscript_executions e USING {_POSTGRES.records(**_ENDED)}
+        WHERE e.id = r.id AND e.token = r.token AND e.status = 'running'
+        RETURNING {_finished("e", "r")})
+    {_INTO_HISTORY} SELECT * FROM gone
+    RETURNING id
+    """
+)
+
+DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in (_SQLITE, _POSTGRES)}

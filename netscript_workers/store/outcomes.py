@@ -21,12 +21,12 @@ from netscript_workers.domain import (
 )
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.outbox import PRIORITY_STEP, Submission, store
-from netscript_workers.store.schema import COMMON, attempts
+from netscript_workers.store.schema import attempts
 
 _FINAL = {
-    Verdict.COMPLETE: ExecutionStatus.COMPLETED,
-    Verdict.FAIL: ExecutionStatus.FAILED,
-    Verdict.CANCEL: ExecutionStatus.CANCELLED,
+    Verdict.COMPLETE: ExecutionStatus.COMPLETED.value,
+    Verdict.FAIL: ExecutionStatus.FAILED.value,
+    Verdict.CANCEL: ExecutionStatus.CANCELLED.value,
 }
 
 
@@ -101,28 +101,28 @@ def settle(
 def _finish(
     conn: Connection, dialect: Dialect, ended: Sequence[Settled], now: int, result: Stored
 ) -> None:
-    rows = [
-        {
-            "id": end.claim.id,
-            "token": end.claim.token,
-            "status": _FINAL[end.outcome.verdict].value,
-            "reason": None if end.outcome.reason is None else end.outcome.reason.value,
-            "error": end.outcome.error,
-            "result": end.outcome.result,
-        }
-        for end in sorted(ended, key=_by_id)
-    ]
-    moved = conn.execute(_to_history(dialect), {"rows": json.dumps(rows), "now": now})
-    accepted = {str(id_) for id_ in moved.scalars()}
-    if not accepted:
-        return
-    conn.execute(_delete_live(dialect), {"ids": json.dumps(sorted(accepted))})
+    rows = [_final_row(end) for end in sorted(ended, key=_by_id)]
+    accepted = dialect.finish(conn, json.dumps(rows), now)
     for end in ended:
-        if end.claim.id in accepted:
-            result.changed.append((end.claim.id, _FINAL[end.outcome.verdict].value))
-            if end.claim.concurrency_key is not None:
-                result.released[end.claim.concurrency_key] += 1
+        claim = end.claim
+        if claim.id in accepted:
+            result.changed.append((claim.id, _FINAL[end.outcome.verdict]))
+            if claim.concurrency_key is not None:
+                result.released[claim.concurrency_key] += 1
     result.accepted |= accepted
+
+
+def _final_row(end: Settled) -> dict[str, Any]:
+    outcome, claim = end.outcome, end.claim
+    row = {"id": claim.id, "token": claim.token, "status": _FINAL[outcome.verdict]}
+    # What is left out is NULL, and to write it takes longer than to look.
+    if outcome.result is not None:
+        row["result"] = outcome.result
+    if outcome.reason is not None:
+        row["reason"] = outcome.reason.value
+    if outcome.error is not None:
+        row["error"] = outcome.error
+    return row
 
 
 def _run_again(
@@ -198,34 +198,6 @@ def _record_attempts(
 
 def _by_id(end: Settled) -> str:
     return end.claim.id
-
-
-_MOVED = ", ".join(
-    {"status": "r.status", "reason": "r.reason", "error": "r.error"}.get(name, f"e.{name}")
-    for name in COMMON
-)
-
-
-@cache
-def _to_history(dialect: Dialect) -> TextClause:
-    source = dialect.records(
-        id="id", token="bigint", status="text", reason="text", error="text", result="text"
-    )
-    lock = f"{dialect.for_update} OF e" if dialect.for_update else ""
-    return text(
-        f"""
-        INSERT INTO netscript_execution_history ({", ".join(COMMON)}, result, finished_at)
-        SELECT {_MOVED}, r.result, CAST(:now AS bigint)
-        FROM {source} JOIN netscript_executions e ON e.id = r.id
-        WHERE e.token = r.token AND e.status = 'running' {lock}
-        RETURNING id
-        """
-    )
-
-
-@cache
-def _delete_live(dialect: Dialect) -> TextClause:
-    return text(f"DELETE FROM netscript_executions WHERE id IN {dialect.members('ids', 'id')}")
 
 
 @cache

@@ -1,13 +1,12 @@
-"""Suspects: executions that several worker processes died of, each run alone from then on.
+"""Suspects: executions that killed a process of their own or were there when several workers died.
 
-A suspect stays `parked` for as long as it lives, out of the index that claims walk, so the claim of
-ordinary work knows nothing of it. It is claimed by itself and runs in a process of its own, where
-guilt is certain.
+Each runs alone from then on. A suspect stays `parked` for as long as it lives, out of the index
+that claims walk, so the claim of ordinary work knows nothing of it. It is claimed by itself and
+runs in a process of its own, where guilt is certain.
 """
 
 from __future__ import annotations
 
-import signal
 from functools import cache
 
 from sqlalchemy import TextClause, text
@@ -53,16 +52,9 @@ def claim(store: Store, worker_id: str, jobs: str, topics: str | None) -> Claime
         row = conn.execute(_claim(dialect, drawn=token is not None), bound).one_or_none()
         if row is None:
             return None
-        claimed = ClaimedExecution(*row[:-1])  # the last is sort_at
+        claimed = ClaimedExecution._make(row[:-1])  # the last is sort_at
         changes.record(conn, dialect, [(claimed.id, "running")], now)
     return claimed
-
-
-def is_over(store: Store, claim: ClaimedExecution) -> bool:
-    """Tell whether this attempt is the running one no more."""
-    with store.read() as conn:
-        found = conn.execute(_RUNNING, {"id": claim.id, "token": claim.token})
-        return found.first() is None
 
 
 def record_crash(store: Store, claim: ClaimedExecution, death: Death, worker_id: str) -> None:
@@ -75,7 +67,8 @@ def record_crash(store: Store, claim: ClaimedExecution, death: Death, worker_id:
     with store.begin() as conn:
         now = store.now(conn)
         bound = {"id": claim.id, "token": claim.token}
-        crashes = conn.execute(_COUNT, bound).scalar_one_or_none()
+        counted = {**bound, "yes": True, "many": SUSPECT_AFTER}
+        crashes = conn.execute(_COUNT, counted).scalar_one_or_none()
         if crashes is None:  # others have it
             return
         record = {
@@ -83,7 +76,7 @@ def record_crash(store: Store, claim: ClaimedExecution, death: Death, worker_id:
             "token": claim.token,
             "attempt": claim.attempt,
             "outcome": Reason.CRASHED.value,
-            "error": f"It killed its process: {describe(death)}.",
+            "error": f"It killed its process: {death}.",
             "exit_code": death.exit_code,
             "signal": death.signal,
             "peak_memory": death.peak_memory,
@@ -111,26 +104,13 @@ def record_crash(store: Store, claim: ClaimedExecution, death: Death, worker_id:
         changes.record(conn, dialect, changed, now)
 
 
-def describe(death: Death) -> str:
-    """Say for people how a process died."""
-    if death.signal is not None:
-        how = f"signal {death.signal}"
-        if death.signal in {one.value for one in signal.Signals}:
-            how += f" ({signal.Signals(death.signal).name})"
-    else:
-        how = f"exit code {death.exit_code} without a result"
-    if death.peak_memory is not None:
-        how += f", peak memory {death.peak_memory / 2**20:.0f} MiB"
-    return how
-
-
 def _guilty(claim: ClaimedExecution, crashes: int, death: Death) -> Outcome:
     return Outcome(
         execution_id=claim.id,
         token=claim.token,
         verdict=Verdict.FAIL,
         reason=Reason.CRASHED,
-        error=f"It killed its process {crashes} times while it ran alone: {describe(death)}.",
+        error=f"It killed its process {crashes} times while it ran alone: {death}.",
     )
 
 
@@ -171,12 +151,12 @@ def _claim(dialect: Dialect, *, drawn: bool) -> TextClause:
     )
 
 
-_RUNNING = text(
-    "SELECT 1 FROM netscript_executions WHERE id = :id AND token = :token AND status = 'running'"
-)
+# It counts as lost often enough to run alone from now on, also where it is retried by hand.
 _COUNT = text(
     """
-    UPDATE netscript_executions SET crashes = crashes + 1
+    UPDATE netscript_executions
+    SET crashes = crashes + 1, parked = :yes,
+        losses = CASE WHEN losses < :many THEN CAST(:many AS integer) ELSE losses END
     WHERE id = :id AND token = :token AND status = 'running' RETURNING crashes
     """
 )

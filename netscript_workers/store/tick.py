@@ -39,6 +39,7 @@ class Work:
         progress: How far running executions are.
         logs: Lines that handlers logged.
         slots: How many executions could be started now.
+        lanes: Where some jobs have fewer: ids of jobs, as a JSON array, and how many of them.
         look: Look for new notes and due executions, because somebody rang or time has passed.
     """
 
@@ -47,6 +48,7 @@ class Work:
     progress: list[Progress] = field(default_factory=list[Progress])
     logs: list[LogLine] = field(default_factory=list[LogLine])
     slots: int = 0
+    lanes: Sequence[tuple[str, int]] = ()
     look: bool = False
 
     @property
@@ -146,7 +148,7 @@ class Ticker:
         if self._next_due is not None:
             done.next_in = max(0.0, (self._next_due - now) / 1e6)
         done.full = len(done.claimed) >= work.slots
-        done.others |= made_ready and done.full
+        done.others |= made_ready and (done.full or bool(work.lanes))
         return done
 
     def _save_notes(self, conn: Connection, work: Work, done: Done, now: int) -> None:
@@ -205,13 +207,22 @@ class Ticker:
         if fresh or not self._topics or clock - self._topics_read > _TOPICS_SECONDS:
             self._topics = self._rotation.next_order(conn)
             self._topics_read = clock
+        if work.lanes:
+            claimed: list[ClaimedExecution] = []
+            for jobs, slots in work.lanes:
+                free = min(slots, work.slots - len(claimed))
+                claimed += self._claim_some(conn, jobs, free)
+            return claimed
+        return self._claim_some(conn, self._jobs, work.slots)
+
+    def _claim_some(self, conn: Connection, jobs: str, slots: int) -> list[ClaimedExecution]:
         return claims.claim(
             conn,
             self._store.dialect,
             worker_id=self._worker_id,
-            jobs=self._jobs,
+            jobs=jobs,
             topics=self._topics,
-            slots=work.slots,
+            slots=slots,
             # Not the tick's beginning: what was enqueued since then can't have started before.
             now=self._store.now(conn),
         )
@@ -230,7 +241,7 @@ class Ticker:
             if failed is not None:
                 refusal = replace(end, outcome=_refused(end.outcome, failed))
                 total.stale |= self._commit(Work(ended=[refusal])).stale
-        return self._merge(total, self._commit(Work(slots=work.slots, look=True)))
+        return self._merge(total, self._commit(Work(slots=work.slots, lanes=work.lanes, look=True)))
 
     def _try(self, work: Work, execution_id: str, total: Done) -> str | None:
         try:

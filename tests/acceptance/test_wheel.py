@@ -57,7 +57,7 @@ def test_importing_definitions_loads_neither_sql_nor_http(
     installed: dict[str, str], tmp_path: Path
 ) -> None:
     code = (
-        "import sys, netscript_workers.jobs, netscript_workers.execution.in_process;"
+        "import sys, netscript_workers.jobs, netscript_workers.execution.runners.in_process;"
         "print(sorted({'sqlalchemy', 'fastapi', 'uvicorn', 'alembic'} & set(sys.modules)))"
     )
     assert run(code, installed, tmp_path) == "[]"

@@ -8,5 +8,5 @@ from __future__ import annotations
 
 import pytest
 
-_SUITES = ("accepting", "claiming", "keys", "ending", "rescuing", "keeping")
+_SUITES = ("accepting", "claiming", "keys", "ending", "rescuing", "keeping", "running")
 pytest.register_assert_rewrite(*(f"{__name__}.{name}" for name in _SUITES))

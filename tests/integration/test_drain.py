@@ -93,9 +93,11 @@ async def test_a_handler_that_swallows_its_cancellation_does_not_keep_the_worker
 
 async def test_past_the_grace_an_attempt_is_given_back_unused(store: Store) -> None:
     seen: list[bool] = []
+    began = asyncio.Event()
 
     @job(id="endless")
     async def endless(ctx: JobContext) -> None:
+        began.set()
         try:
             await ctx.wait_cancelled()
         finally:
@@ -104,7 +106,7 @@ async def test_past_the_grace_an_attempt_is_given_back_unused(store: Store) -> N
 
     async with working(store, endless, grace=0.1) as at:
         execution_id = at.enqueue(endless)
-        await at.ended(execution_id, "running")
+        await asyncio.wait_for(began.wait(), 10)
         started = time.monotonic()
         at.worker.stop()
         await at.task
@@ -118,15 +120,16 @@ async def test_past_the_grace_an_attempt_is_given_back_unused(store: Store) -> N
 async def test_a_thread_that_does_not_end_is_told_and_left_to_the_end_of_the_process(
     store: Store,
 ) -> None:
-    release = threading.Event()
+    began, release = threading.Event(), threading.Event()
 
     @job(id="stuck")
     def stuck(ctx: JobContext) -> None:
-        release.wait(10)
+        began.set()
+        release.wait(30)
 
     async with working(store, stuck, grace=0.1) as at:
         execution_id = at.enqueue(stuck)
-        await at.ended(execution_id, "running")
+        await eventually_async(began.is_set)
         at.worker.stop()
         assert await at.task == [execution_id]
         # The process would end now; here its thread must.

@@ -160,5 +160,5 @@ async def test_a_child_that_cannot_start_costs_neither_attempt_nor_crash(
     given = lose(store, new("good"))
     async with working(store, *known("good"), project=(broken, "jobs")) as at:
         told = await at.ended(given.id, "scheduled", seconds=PATIENCE)
-    assert (told.execution.reason, told.execution.attempt) == ("runs alone", 1)
+    assert (told.execution.reason, told.execution.attempt) == ("no process starts", 1)
     assert rows(store, "SELECT losses, crashes FROM netscript_executions") == [(2, 0)]

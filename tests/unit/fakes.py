@@ -11,7 +11,7 @@ from typing import Any
 
 from netscript_workers import JobDefinition
 from netscript_workers.domain import ClaimedExecution, Outcome
-from netscript_workers.execution.in_process import InProcessRunner
+from netscript_workers.execution.runners.in_process import InProcessRunner
 from netscript_workers.ids import new_id
 
 

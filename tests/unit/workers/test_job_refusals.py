@@ -85,9 +85,6 @@ def test_a_value_that_cannot_work_is_refused_with_what_can(
     [
         {"max_concurrency": 1},
         {"rate": "10/s"},
-        {"runtime": "worker-process"},
-        {"runtime": "subprocess"},
-        {"runtime": "web-worker"},
     ],
 )
 def test_an_option_that_this_version_would_not_keep_is_refused(options: dict[str, Any]) -> None:

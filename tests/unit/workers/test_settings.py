@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,9 @@ def test_a_relative_sqlite_file_lies_in_the_project(tmp_path: Path) -> None:
         ("NETSCRIPT_QUEUE_PROVIDER", "deno-kv", "belongs to the Deno edition"),
         ("NETSCRIPT_QUEUE_PROVIDER", "redis", "is not available in this version"),
         ("NETSCRIPT_QUEUE_PROVIDER", "kafka", "'auto', 'sql' or 'postgres'"),
-        ("NETSCRIPT_RUNTIME", "worker-process", "is not available in this version"),
+        ("NETSCRIPT_RUNTIME", "thread", "'in-process', 'worker-process', 'subprocess'"),
+        ("NETSCRIPT_KILL_GRACE", "-1", "NETSCRIPT_KILL_GRACE"),
+        ("NETSCRIPT_RECYCLE_RUNS", "0", "NETSCRIPT_RECYCLE_RUNS"),
         ("NETSCRIPT_TOPICS", "payments:10", "a limit for a topic"),
         ("NETSCRIPT_RETENTION_DAYS", "a", "NETSCRIPT_RETENTION_DAYS"),
         ("NETSCRIPT_RETENTION_DAYS", "1,2,3", "NETSCRIPT_RETENTION_DAYS"),
@@ -123,3 +126,15 @@ def test_topics_are_a_list_of_names(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert Settings.load(tmp_path).topics == ("payments", "mails")
     monkeypatch.setenv("NETSCRIPT_TOPICS", " , ")
     assert Settings.load(tmp_path).topics is None
+
+
+def test_a_worker_has_a_hundred_slots_or_one_per_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Settings.load(tmp_path).slots == 100
+    for runtime in ("worker-process", "subprocess"):
+        assert Settings.load(tmp_path, runtime=runtime).slots == os.cpu_count()
+    monkeypatch.setenv("NETSCRIPT_RUNTIME", "web-worker")
+    settings = Settings.load(tmp_path)
+    assert (settings.runtime, settings.slots) == ("worker-process", os.cpu_count())
+    assert Settings.load(tmp_path, concurrency=7).slots == 7

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from netscript_workers.domain import ClaimedExecution, Outcome
 from netscript_workers.errors import PayloadInvalidError, Snooze
 from netscript_workers.execution.context import AttemptPort, Journal, make_context
 from netscript_workers.execution.outcome import (
+    Cancelled,
     Drained,
     Ending,
     Raised,
@@ -35,6 +36,7 @@ class _Attempt:
     task: asyncio.Task[None] | None = None
     draining: bool = False
     dropped: bool = False
+    cancelled: bool = False
 
 
 class InProcessRunner:
@@ -46,7 +48,7 @@ class InProcessRunner:
         journal: Journal,
         on_end: Callable[[ClaimedExecution, Outcome | None], None],
         *,
-        threads: int,
+        threads: int | Executor,
         catalog: JobCatalog | None = None,
     ) -> None:
         """Prepare.
@@ -56,14 +58,18 @@ class InProcessRunner:
             journal: Keeps steps, progress and log lines.
             on_end: Called on the loop with every end; without an outcome where the attempt was
                 dropped and nothing is to be stored.
-            threads: How many `def` handlers can run at once.
+            threads: How many `def` handlers can run at once, or what runs them.
             catalog: Where actions that name a job by its id look it up.
         """
         self._jobs = jobs
         self._journal = journal
         self._on_end = on_end
         self._catalog = catalog
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="netscript-job")
+        self._threads = (
+            ThreadPoolExecutor(threads, thread_name_prefix="netscript-job")
+            if isinstance(threads, int)
+            else threads
+        )
         self._attempts: dict[str, _Attempt] = {}
 
     @property
@@ -81,6 +87,11 @@ class InProcessRunner:
         """The ids of executions whose handler runs in a thread, which nothing can end."""
         return [id_ for id_, attempt in self._attempts.items() if not attempt.job.is_async]
 
+    @property
+    def pids(self) -> list[int]:
+        """No numbers: it has no processes."""
+        return []
+
     def start(self, claim: ClaimedExecution) -> None:
         """Run an execution."""
         attempt = _Attempt(claim, self._jobs[claim.job_id])
@@ -92,6 +103,16 @@ class InProcessRunner:
         for attempt in list(self._attempts.values()):
             attempt.draining = True
             _end(attempt)
+
+    def cancel(self, execution_id: str) -> None:
+        """End an execution because somebody wants it; a handler in a thread can only be asked."""
+        attempt = self._attempts.get(execution_id)
+        if attempt is not None:
+            attempt.cancelled = True
+            _end(attempt)
+
+    def kill(self) -> None:
+        """Do nothing: what is left runs in threads, which end with the process."""
 
     def drop(self, execution_id: str) -> None:
         """End an attempt whose end nobody wants to hear of, because others have the execution."""
@@ -110,6 +131,9 @@ class InProcessRunner:
         """Let go of the threads, without waiting for handlers that don't end."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
+    async def wait_closed(self) -> None:
+        """Return at once: there is nobody to wait for."""
+
     async def _run(self, attempt: _Attempt) -> None:
         claim, job = attempt.claim, attempt.job
         port = AttemptPort(claim, self._journal)
@@ -117,6 +141,10 @@ class InProcessRunner:
             ending = await self._attempt(attempt, port)
         except asyncio.CancelledError:
             ending = Drained()
+        if attempt.cancelled:
+            ending = Cancelled()
+        elif attempt.draining and isinstance(ending, Raised):
+            ending = Drained()  # that is how a handler says that it has not come to its end
         port.flush()
         del self._attempts[claim.id]
         outcome = None if attempt.dropped else conclude(job, claim, ending, self._catalog)
@@ -136,7 +164,7 @@ class InProcessRunner:
         except Snooze as snooze:
             return Snoozed(snooze.seconds)
         except asyncio.CancelledError as cancelled:
-            if attempt.dropped or attempt.draining:
+            if attempt.dropped or attempt.draining or attempt.cancelled:
                 raise
             return Raised(cancelled)  # the handler's own doing
         except (KeyboardInterrupt, GeneratorExit):  # of the process and of the loop, not its own

@@ -1,0 +1,178 @@
+"""The crew: all that runs a worker's executions, each where it is to run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from netscript_workers.actions import JobCatalog
+from netscript_workers.crashes import Crashes
+from netscript_workers.domain import ClaimedExecution, Outcome, RuntimeName
+from netscript_workers.errors import ConfigurationError
+from netscript_workers.execution.runners.children import Nursery
+from netscript_workers.execution.runners.guard import Guard
+from netscript_workers.execution.runners.in_process import InProcessRunner
+from netscript_workers.execution.runners.mixed import MixedRunner, runtimes_of
+from netscript_workers.execution.runners.pool import PoolRunner
+from netscript_workers.execution.runners.processes import Runner
+from netscript_workers.execution.runners.subprocesses import SubprocessRunner
+from netscript_workers.isolation import Isolation
+from netscript_workers.jobs import JobDefinition
+from netscript_workers.lanes import Lanes, default_slots
+from netscript_workers.pump import Pump, WorkerOptions
+from netscript_workers.store.engine import Store
+
+# Children that were killed are gone in a moment; for one that the kernel holds, nobody waits.
+_GONE_SECONDS = 5.0
+
+
+class Crew:
+    """The runners of one worker. Used on the loop's thread."""
+
+    def __init__(
+        self,
+        store: Store,
+        worker_id: str,
+        jobs: Mapping[str, JobDefinition[Any, Any]],
+        options: WorkerOptions,
+        pump: Pump,
+        lifeline: int,
+        catalog: JobCatalog | None,
+    ) -> None:
+        """Make the runners that these jobs need, and tell the pump of them.
+
+        Raises:
+            ConfigurationError: A job runs in a process of its own, and there is no project in
+                which that would find it.
+        """
+        self._jobs, self._options, self._pump = jobs, options, pump
+        self._lifeline, self._catalog = lifeline, catalog
+        runtimes = runtimes_of(jobs, options.runtime)
+        used = sorted(set(runtimes.values())) or [options.runtime]
+        if options.project is None and set(used) - {"in-process"}:
+            raise ConfigurationError(
+                "Jobs that run in processes of their own need a project, where those find them."
+            )
+        self.isolation = Isolation(
+            store,
+            worker_id,
+            jobs=jobs,
+            topics=options.topics,
+            on_end=pump.ended,
+            on_wanted=pump.look,
+        )
+        # Whatever ran, its end is the isolation's to hear: it is to run alone from now on.
+        self._crashes = Crashes(store, worker_id, on_end=self.isolation.ended)
+        self._guard = Guard(lifeline)
+        slots = {name: self._slots(name) for name in used}
+        runners = {name: self._make(name, slots[name]) for name in used}
+        if len(used) == 1:
+            self._runner = runners[used[0]]
+        else:
+            self._runner = MixedRunner(runners, runtimes)
+            pump.lanes = Lanes(runtimes, slots)
+        self._all = [*runners.values()]
+        if options.project is not None:
+            self.isolation.runner = self._make_subprocesses(self.isolation.ended)
+            self._all.append(self.isolation.runner)
+        pump.runner = self._runner
+        pump.isolation = self.isolation
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs, and every crash is recorded."""
+        return self._crashes.pending == 0 and not any(one.running for one in self._all)
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether nothing runs that could be ended."""
+        running = sum(one.running - len(one.in_threads) for one in self._all)
+        return self._crashes.pending + running == 0
+
+    @property
+    def left(self) -> list[str]:
+        """The ids of executions that run now."""
+        return [id_ for one in self._all for id_ in one.left]
+
+    @property
+    def pids(self) -> list[int]:
+        """The numbers of all processes that belong to it."""
+        found = [pid for one in self._all for pid in one.pids]
+        return found if self._guard.pid is None else [*found, self._guard.pid]
+
+    def cancel(self, execution_id: str) -> None:
+        """End an execution because somebody wants it."""
+        for one in self._all:
+            one.cancel(execution_id)
+
+    def drain(self) -> None:
+        """End what can be ended; it is stored as not having had its turn."""
+        self.isolation.leave()
+        for one in self._all:
+            one.drain()
+
+    def kill(self) -> None:
+        """End at once what runs in processes, after a drain."""
+        for one in self._all:
+            one.kill()
+
+    def drop(self) -> None:
+        """End everything: others have it."""
+        self.isolation.leave()
+        self._crashes.drop()
+        for one in self._all:
+            one.drop_all()
+
+    async def close(self) -> None:
+        """Let go of threads, and leave no process behind."""
+        for one in self._all:
+            one.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GONE_SECONDS):
+                await asyncio.gather(*(one.wait_closed() for one in self._all))
+        await asyncio.to_thread(self._guard.close)
+
+    def _slots(self, runtime: RuntimeName) -> int:
+        all_of_them = self._options.concurrency
+        if runtime == self._options.runtime:
+            return all_of_them
+        return min(all_of_them, default_slots(runtime))
+
+    def _make(self, runtime: RuntimeName, slots: int) -> Runner:
+        pump = self._pump
+        if runtime == "subprocess":
+            return self._make_subprocesses(pump.ended)
+        if runtime == "worker-process":
+            return PoolRunner(
+                self._jobs,
+                pump,
+                pump.ended,
+                self._crashes.record,
+                nursery=self._nursery,
+                kill_grace=self._options.kill_grace,
+                catalog=self._catalog,
+                size=slots,
+                recycling=self._options.recycling,
+            )
+        return InProcessRunner(self._jobs, pump, pump.ended, threads=slots, catalog=self._catalog)
+
+    def _make_subprocesses(
+        self, on_end: Callable[[ClaimedExecution, Outcome | None], None]
+    ) -> SubprocessRunner:
+        return SubprocessRunner(
+            self._jobs,
+            self._pump,
+            on_end,
+            self._crashes.record,
+            nursery=self._nursery,
+            kill_grace=self._options.kill_grace,
+            catalog=self._catalog,
+        )
+
+    @property
+    def _nursery(self) -> Nursery:
+        place, folder = self._options.project or (Path(), "jobs")
+        return Nursery(project=place, jobs_dir=folder, lifeline=self._lifeline, guard=self._guard)

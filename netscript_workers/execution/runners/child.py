@@ -1,0 +1,322 @@
+"""The process that runs handlers: `python -m netscript_workers.execution.runners.child`.
+
+A `def` handler runs on the main thread, while its context lives on a loop in another; an async
+handler runs on the main thread's own loop. It knows no database: what an attempt leaves behind goes
+to the worker by the wire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, Future
+from itertools import count
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, NoReturn, TypeVar
+
+from typing_extensions import ParamSpec
+
+from netscript_workers.actions import PreparedJob, prepare
+from netscript_workers.domain import ClaimedExecution, Outcome
+from netscript_workers.errors import NetscriptError, PayloadInvalidError
+from netscript_workers.execution.outcome import too_long
+from netscript_workers.execution.runners import wire
+from netscript_workers.execution.runners.in_process import InProcessRunner
+from netscript_workers.execution.runners.trees import descendants
+from netscript_workers.execution.runners.wire import Message
+from netscript_workers.jobs import JobDefinition
+from netscript_workers.memory import spare_what_stays
+from netscript_workers.payloads import to_stored_json
+from netscript_workers.registry import discover_jobs
+
+A = ParamSpec("A")
+T = TypeVar("T")
+Jobs = Mapping[str, JobDefinition[Any, Any]]
+_Work = SimpleQueue[Callable[[], None]]
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def main(parent: int, descriptor: int) -> NoReturn:
+    """Run what the parent orders on this socket, one execution at a time, until it ends."""
+    _end_with(parent)
+    os.set_inheritable(descriptor, False)  # noqa: FBT003 - it takes no names
+    line = Line(socket.socket(fileno=descriptor))
+    # A group's SIGTERM is for what handlers have started; for us the worker has its own words.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: None)
+    setup = line.first()
+    logging.basicConfig(
+        level=setup["log_level"],
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+    )
+    try:
+        jobs = discover_jobs(Path(setup["project"]), setup["jobs_dir"])
+    except NetscriptError as error:
+        logging.getLogger(__name__).error("no job can run here: %s", error)  # noqa: TRY400 - the sentence says it
+        leave(1)
+    spare_what_stays()
+    Desk(jobs, line).serve()
+
+
+class Line:
+    """The child's end of the wire."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        """Speak on a blocking socket."""
+        self._socket = connection
+        self._decoder = wire.Decoder()
+        self._lock = threading.Lock()
+        self._numbers = count(1)
+        self._asked: dict[int, Future[Message]] = {}
+        self._parts: dict[int, Message] = {}
+
+    def tell(self, message: Message) -> None:
+        """Send a message; may be called from any thread.
+
+        Raises:
+            FrameTooLongError: It is too long.
+        """
+        frame = wire.encode(message)
+        with self._lock:
+            try:
+                self._socket.sendall(frame)
+            except OSError:
+                end_group()
+
+    def ask(self, token: int, what: str, **facts: Any) -> Future[Message]:
+        """Ask the worker something for the attempt with this token."""
+        number = next(self._numbers)
+        answer: Future[Message] = Future()
+        self._asked[number] = answer
+        self.tell({"t": "ask", "k": token, "n": number, "what": what, **facts})
+        return answer
+
+    def first(self) -> Message:
+        """Wait for the first message; nothing else is sent before it is answered."""
+        while True:
+            for message in self._read():
+                return message
+
+    def listen(self, on_message: Callable[[Message], None]) -> NoReturn:
+        """Hear the worker, for ever."""
+        while True:
+            for message in self._read():
+                if message["t"] == "reply":
+                    self._reply(message)
+                else:
+                    on_message(message)
+
+    def _read(self) -> list[Message]:
+        try:
+            data = self._socket.recv(262_144)
+        except OSError:
+            data = b""
+        if not data:  # where the kernel does not end us with our parent
+            end_group()
+        return list(self._decoder.feed(data))
+
+    def _reply(self, message: Message) -> None:
+        number = message["n"]
+        parts = self._parts.setdefault(number, {})
+        parts.update(message.get("parts", {}))
+        if message.get("more"):
+            return
+        del self._parts[number]
+        asked = self._asked.pop(number)
+        if "error" in message:
+            asked.set_exception(wire.load_error(message["error"]))
+        else:
+            asked.set_result({**message, "parts": parts})
+
+
+class Desk:
+    """Takes orders one after the other and has them run."""
+
+    def __init__(self, jobs: Jobs, line: Line) -> None:
+        """Run these jobs for whoever is on the line."""
+        self._jobs = jobs
+        self._line = line
+        self._work: _Work = SimpleQueue()
+        self._current: ClaimedExecution | None = None
+        self._over = asyncio.Event()
+        self._own = asyncio.Runner()
+        self._own_loop = self._own.get_loop()
+        self._beside = asyncio.new_event_loop()
+        self._here = self._make_runner(_MainThread(self._work))
+
+    def serve(self) -> NoReturn:
+        """Do on the main thread whatever is to be done there, until told to leave."""
+        name = "netscript-context"
+        threading.Thread(target=self._beside.run_forever, name=name, daemon=True).start()
+        listen = threading.Thread(target=self._listen, name="netscript-parent", daemon=True)
+        listen.start()
+        self._line.tell({"t": "ready", "jobs": list(self._jobs)})
+        while True:
+            self._work.get()()
+
+    def _make_runner(self, threads: Executor) -> InProcessRunner:
+        journal = _Journal(self._line)
+        catalog = _Catalog(self._jobs, self._line, self._token)
+        return InProcessRunner(self._jobs, journal, self._end, threads=threads, catalog=catalog)
+
+    def _token(self) -> int:
+        return 0 if self._current is None else self._current.token
+
+    def _listen(self) -> NoReturn:
+        try:
+            self._line.listen(self._hear)
+        finally:  # deaf, it would hold its attempt for ever
+            end_group()
+
+    def _hear(self, message: Message) -> None:
+        match message["t"]:
+            case "run":
+                claim = wire.load_claim(message["claim"])
+                self._work.put(lambda: self._run(claim))
+            case "cancel" | "drain" as word:
+                current = self._current
+                if current is not None and current.token == message["k"]:
+                    self._loop_of(current).call_soon_threadsafe(self._stop, current, word)
+            case "leave":
+                self._work.put(lambda: leave(0))
+            case _:
+                end_group()
+
+    def _stop(self, claim: ClaimedExecution, word: str) -> None:
+        # Asked of the loop meanwhile: another one may be running there now.
+        if self._current is claim:
+            if word == "cancel":
+                self._here.cancel(claim.id)
+            else:
+                self._here.drain()
+
+    def _loop_of(self, claim: ClaimedExecution) -> asyncio.AbstractEventLoop:
+        return self._own_loop if self._jobs[claim.job_id].is_async else self._beside
+
+    def _run(self, claim: ClaimedExecution) -> None:
+        self._current = claim
+        if self._jobs[claim.job_id].is_async:
+            self._own.run(self._attempt(claim))
+        else:  # its handler comes back to this thread through the queue
+            asyncio.run_coroutine_threadsafe(self._attempt(claim), self._beside)
+
+    async def _attempt(self, claim: ClaimedExecution) -> None:
+        self._over = asyncio.Event()
+        self._here.start(claim)
+        await self._over.wait()
+
+    def _end(self, claim: ClaimedExecution, outcome: Outcome | None) -> None:
+        over = self._over  # the next order may come in as soon as the end is told
+        self._current = None
+        told = None if outcome is None else wire.dump_outcome(outcome)
+        try:
+            self._line.tell({"t": "end", "k": claim.token, "outcome": told})
+        except wire.FrameTooLongError as error:
+            refused = wire.dump_outcome(too_long(claim, str(error)))
+            self._line.tell({"t": "end", "k": claim.token, "outcome": refused})
+        over.set()
+
+
+class _MainThread(Executor):
+    """Has calls done on the main thread, which serves the desk's queue."""
+
+    def __init__(self, work: _Work) -> None:
+        self._work = work
+
+    def submit(self, fn: Callable[A, T], /, *args: A.args, **kwargs: A.kwargs) -> Future[T]:
+        done: Future[T] = Future()
+
+        def call() -> None:
+            try:
+                done.set_result(fn(*args, **kwargs))
+            except BaseException as error:  # noqa: BLE001 - whoever waits for it hears of it
+                done.set_exception(error)
+
+        self._work.put(call)
+        return done
+
+
+class _Journal:
+    """Sends what an attempt leaves behind to the worker, who keeps it."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+
+    async def load_steps(self, claim: ClaimedExecution) -> Mapping[str, str]:
+        told = await asyncio.wrap_future(self._line.ask(claim.token, "steps"))
+        steps: dict[str, str] = told["parts"]
+        return steps
+
+    async def save_step(self, claim: ClaimedExecution, name: str, value: str) -> bool:
+        asked = self._line.ask(claim.token, "save", name=name, value=value)
+        return bool((await asyncio.wrap_future(asked))["value"])
+
+    def save_progress(self, claim: ClaimedExecution, percent: float, message: str | None) -> None:
+        note = {"t": "progress", "k": claim.token, "percent": percent, "message": message}
+        self._line.tell(note)
+
+    def save_log(self, claim: ClaimedExecution, at: int, level: str, message: str) -> None:
+        line = {"t": "log", "k": claim.token, "at": at, "level": level, "message": message}
+        self._line.tell(line)
+
+
+class _Catalog:
+    """The jobs that are here; the worker knows of others."""
+
+    def __init__(self, jobs: Jobs, line: Line, token: Callable[[], int]) -> None:
+        self._jobs, self._line, self._token = jobs, line, token
+
+    def prepare(self, job_id: str, payload: Any) -> PreparedJob:
+        if job_id in self._jobs:
+            return prepare(self._jobs[job_id], payload)
+        try:
+            text = to_stored_json({} if payload is None else payload)
+        except ValueError as error:
+            raise PayloadInvalidError(f'The payload of job "{job_id}": {error}') from error
+        asked = self._line.ask(self._token(), "prepare", job=job_id, payload=text)
+        return wire.load_prepared(asked.result()["value"])
+
+
+def leave(code: int) -> NoReturn:
+    """End with all that handlers have started, and without waiting for threads of theirs."""
+    for pid in descendants(os.getpid()):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+def end_group() -> NoReturn:
+    """End at once, with all that handlers have started: the worker is gone."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(1)
+
+
+def _end_with(parent: int) -> None:
+    """Have the kernel end this process with its parent, and give it its orphans."""
+    if sys.platform == "linux":
+        prctl = ctypes.CDLL(None).prctl
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    if os.getppid() != parent:  # it was quicker
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,206 @@
+"""A worker's children: starting them, speaking with them, ending them, seeing how they die."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from netscript_workers.domain import Death
+from netscript_workers.execution.runners import wire
+from netscript_workers.execution.runners.guard import Guard
+from netscript_workers.execution.runners.trees import kill_tree, signal_group
+from netscript_workers.execution.runners.wire import Message
+
+_MODULE = "netscript_workers.execution.runners.child"
+_READ_BYTES = 262_144
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nursery:
+    """What a child needs to be started.
+
+    Attributes:
+        project: The project's folder.
+        jobs_dir: Where its jobs are.
+        lifeline: The descriptor of the worker's lifeline, which it inherits.
+        guard: Ends what it has started, should the worker die first.
+    """
+
+    project: Path
+    jobs_dir: str
+    lifeline: int
+    guard: Guard
+
+
+class Child:
+    """An interpreter of its own that runs one execution at a time. Lives on the worker's loop.
+
+    It leads a session and a process group, so that what it starts can be ended with it.
+    """
+
+    def __init__(
+        self,
+        nursery: Nursery,
+        *,
+        on_message: Callable[[Child, Message], None],
+        on_death: Callable[[Child, Death], None],
+    ) -> None:
+        """Start it. The kernel ends it with the calling thread.
+
+        Args:
+            nursery: What it needs.
+            on_message: Called on the loop with whatever it says.
+            on_death: Called on the loop when it and its group are dead, once, and last.
+
+        Raises:
+            OSError: No process is to be had.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._guard = nursery.guard
+        self._on_message, self._on_death = on_message, on_death
+        self._socket, theirs = socket.socketpair()
+        self._socket.settimeout(0)
+        self._decoder = wire.Decoder()
+        self._unsent = bytearray()
+        self._lock = threading.Lock()
+        self._is_gone = False
+        fd = theirs.fileno()
+        command = [sys.executable, "-m", _MODULE, str(os.getpid()), str(fd)]
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                pass_fds=(fd, nursery.lifeline),
+                start_new_session=True,
+            )
+        except BaseException:
+            self._socket.close()
+            raise
+        finally:
+            theirs.close()
+        self.pid = self._process.pid
+        # Of its runner, which alone uses them.
+        self.jobs: frozenset[str] = frozenset()
+        self.meant_for = ""
+        self.runs = 0
+        self.is_worn = False
+        self._loop.add_reader(self._socket, self._read)
+        threading.Thread(target=self._wait, name=f"netscript-child-{self.pid}", daemon=True).start()
+        try:
+            self._guard.watch(self.pid)
+        except OSError:
+            self.kill()
+            return
+        level = logging.getLogger().getEffectiveLevel()
+        setup = {"project": str(nursery.project), "jobs_dir": nursery.jobs_dir}
+        self.tell({"t": "setup", **setup, "log_level": level})
+
+    def tell(self, message: Message) -> None:
+        """Say something; what it can't take yet waits here.
+
+        Raises:
+            FrameTooLongError: It is longer than a frame may be.
+        """
+        was_idle = not self._unsent
+        self._unsent += wire.encode(message)
+        if was_idle:
+            self._write()
+
+    def terminate(self) -> None:
+        """Send SIGTERM to what it has started; itself it heeds words only."""
+        with self._lock:
+            if not self._is_gone:
+                signal_group(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it and whatever it has started."""
+        with self._lock:
+            if not self._is_gone:
+                kill_tree(self.pid)
+
+    # On the loop.
+
+    def _write(self) -> None:
+        try:
+            sent = self._socket.send(self._unsent) if self._unsent else 0
+        except BlockingIOError:
+            sent = 0
+        except OSError:  # it is dead, as its death will tell
+            self._unsent.clear()
+            sent = 0
+        del self._unsent[:sent]
+        if self._unsent:
+            self._loop.add_writer(self._socket, self._write)
+        else:
+            self._loop.remove_writer(self._socket)
+
+    def _read(self) -> None:
+        try:
+            data = self._socket.recv(_READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._loop.remove_reader(self._socket)
+            return
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        try:
+            for message in self._decoder.feed(data):
+                self._on_message(self, message)
+        except wire.FrameError:
+            self._loop.remove_reader(self._socket)
+            self.kill()
+
+    def _bury(self, death: Death) -> None:
+        """Hear its last words, which may still be on their way, and tell of its death."""
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)
+        self._unsent.clear()
+        for data in self._last_words():
+            self._take(data)
+        self._socket.close()
+        self._guard.forget(self.pid)
+        self._on_death(self, death)
+
+    def _last_words(self) -> Iterator[bytes]:
+        while True:
+            try:
+                data = self._socket.recv(_READ_BYTES)
+            except OSError:  # nothing more: who has fled with the other end may keep it open
+                return
+            if not data:
+                return
+            yield data
+
+    # On a thread of its own.
+
+    def _wait(self) -> None:
+        # Not reaped yet: until it is, its number can mean nobody else.
+        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        with self._lock:
+            signal_group(self.pid, signal.SIGKILL)
+            _, status, usage = os.wait4(self.pid, 0)
+            self._is_gone = True
+        code = os.waitstatus_to_exitcode(status)
+        self._process.returncode = code
+        unit = 1 if sys.platform == "darwin" else 1024
+        death = Death(
+            exit_code=code if code >= 0 else None,
+            signal=-code if code < 0 else None,
+            peak_memory=usage.ru_maxrss * unit,
+        )
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._bury, death)

@@ -1,0 +1,144 @@
+"""The runner `worker-process`: a pool of long-lived interpreters with an execution at a time each.
+
+One more than needed is always kept warm: when a child dies, the spare serves in its place at once,
+and a child that has served its time goes on serving until another one can.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from netscript_workers.domain import ClaimedExecution, Death
+from netscript_workers.execution.outcome import START_AGAIN_SECONDS, not_started
+from netscript_workers.execution.runners.children import Child
+from netscript_workers.execution.runners.processes import Attempt, ProcessRunner
+from netscript_workers.execution.runners.trees import resident_bytes
+
+logger = logging.getLogger(__name__)
+
+_SPARE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Recycling:
+    """When a child has served its time.
+
+    Attributes:
+        runs: After so many executions.
+        bytes: When it holds more memory than this after one.
+    """
+
+    runs: int = 10_000
+    bytes: int = 512 * 2**20
+
+
+class PoolRunner(ProcessRunner):
+    """Runs executions in a pool of interpreters that are started before they are needed."""
+
+    def __init__(
+        self, *args: Any, size: int, recycling: Recycling | None = None, **kwargs: Any
+    ) -> None:
+        """Start the pool.
+
+        Args:
+            *args: Those of every runner with processes.
+            size: How many executions run at a time.
+            recycling: When a child has served its time.
+            **kwargs: Those of every runner with processes.
+        """
+        super().__init__(*args, **kwargs)
+        self._size = size
+        self._recycling = recycling or Recycling()
+        self._fresh: deque[Child] = deque()
+        self._worn: deque[Child] = deque()
+        self._warming: set[Child] = set()
+        self._good = 0  # children that are neither worn nor leaving, warm or not
+        self._waiting: deque[Attempt] = deque()
+        self._again: asyncio.TimerHandle | None = None
+        self._balance()
+
+    def start(self, claim: ClaimedExecution) -> None:
+        """Run an execution in a child that is warm, or in the next one that is."""
+        attempt = Attempt(claim)
+        self._attempts[claim.id] = attempt
+        self._waiting.append(attempt)
+        self._balance()
+
+    def close(self) -> None:
+        """End every child, and start no more."""
+        if self._again is not None:
+            self._again.cancel()
+        super().close()
+
+    def _balance(self) -> None:
+        """Give what waits to who is free, start who is missing, let go of who is worn."""
+        while self._waiting and (self._fresh or self._worn):
+            child = (self._fresh or self._worn).popleft()
+            self._give(self._waiting.popleft(), child)
+        while self._good < self._size + _SPARE and self._again is None and not self._closed:
+            born = self._bear()
+            if born is None:
+                self._fail("No process is to be had.")
+                return
+            self._warming.add(born)
+            self._good += 1
+        while self._fresh and self._worn:
+            self._retire(self._worn.popleft())
+
+    def _ready(self, child: Child) -> None:
+        self._warming.discard(child)
+        self._fresh.append(child)
+        self._balance()
+
+    def _done(self, attempt: Attempt, child: Child) -> None:
+        self._children[child] = None
+        child.runs += 1
+        self._finish(attempt, attempt.outcome)
+        self._free(child)
+
+    def _free(self, child: Child) -> None:
+        if not child.is_worn and self._is_worn(child):
+            child.is_worn = True
+            self._good -= 1  # another one is started in its place
+        (self._worn if child.is_worn else self._fresh).append(child)
+        self._balance()
+
+    def _is_worn(self, child: Child) -> bool:
+        limits = self._recycling
+        return child.runs >= limits.runs or resident_bytes(child.pid) > limits.bytes
+
+    def _gone(self, child: Child, death: Death) -> None:
+        for idle in (self._fresh, self._worn):
+            if child in idle:
+                idle.remove(child)
+        if not child.is_worn:
+            self._good -= 1
+        if child in self._warming:
+            self._warming.discard(child)
+            if not self._closed:
+                self._fail(f"No process starts: {death}.")
+        self._balance()
+
+    def _fail(self, told: str) -> None:
+        """Put off what waits: a new child is tried for only after a while."""
+        if self._again is None:
+            logger.error("the pool starts no process for %g s: %s", START_AGAIN_SECONDS, told)
+            call_later = asyncio.get_running_loop().call_later
+            self._again = call_later(START_AGAIN_SECONDS, self._try_again)
+        if any(child not in self._warming for child in self._children):
+            return  # there are others that serve
+        while self._waiting:
+            attempt = self._waiting.popleft()
+            self._finish(attempt, not_started(attempt.claim, told))
+
+    def _try_again(self) -> None:
+        self._again = None
+        self._balance()
+
+    def _abandon(self, attempt: Attempt) -> None:
+        self._waiting.remove(attempt)
+        super()._abandon(attempt)
