@@ -127,6 +127,8 @@ def _rescue_one(store: Store, worker_id: str, *, proven: bool) -> list[str]:
         bound = {"id": worker_id, "now": now, "proven": proven}
         if conn.execute(_DELETE_DEAD, bound).rowcount != 1:
             return []
+        # What only its code had must not hold against those of others until it is missed.
+        conn.execute(_FORGET_SCHEDULER, {"id": worker_id})
         return _give_back(conn, store.dialect, worker_id, now, lost=True)
 
 
@@ -189,6 +191,7 @@ _OTHERS = text("SELECT id, lifeline, lease_until FROM netscript_workers WHERE id
 _DELETE_DEAD = text(
     "DELETE FROM netscript_workers WHERE id = :id AND (:proven OR lease_until < :now)"
 )
+_FORGET_SCHEDULER = text("DELETE FROM netscript_schedulers WHERE id = :id")
 # Running rows of workers that are on no list: one step per worker, however many rows it has.
 _ORPHANS = text(
     """

@@ -11,7 +11,7 @@ from sqlalchemy import event
 from netscript_workers import JobContext, define_job_handler
 from netscript_workers.clock import to_micros
 from netscript_workers.scheduler import JOB, Scheduler, declared_jobs, job_target
-from netscript_workers.store import definitions, schedules
+from netscript_workers.store import definitions, leases, schedules
 from netscript_workers.store.engine import Store
 from netscript_workers.store.findings import Report, Terms
 from netscript_workers.store.retention import Retention, prune
@@ -32,7 +32,8 @@ from tests.integration.scheduling import (
     stored,
     utc,
 )
-from tests.kit import rows, run, scalar
+from tests.integration.store.scenes import no_folder
+from tests.kit import Hand, rows, run, scalar
 from tests.proxy import Proxy
 from tests.support import eventually, eventually_async
 from tests.working import working
@@ -101,6 +102,19 @@ def test_a_scheduler_is_woken_by_a_change(timed_store: Store, clock: ManualClock
     eventually(lambda: stored(timed_store).next_at == utc("2027-01-01T00:00"))
     one.stop()
     assert len(skipped(timed_store)) + len(fired(timed_store)) == 0  # it is no instant of its own
+
+
+def test_the_scheduler_of_a_dead_worker_is_gone_with_it(store: Store) -> None:
+    dead = Hand(store)
+    dead.register(lease=-1)
+    definitions.register(store, [TICK])
+    look(Scheduler(store, [declared(cron="@yearly")], {JOB: job_target({})}, id=dead.id))
+    other = scheduler(store)
+    look(other)
+    assert stored(store).enabled
+    leases.rescue(store, other.id, no_folder())
+    look(other)
+    assert not stored(store).enabled
 
 
 def test_disabled_jobs_declare_nothing() -> None:
