@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, overload
 
 from typing_extensions import ParamSpec, TypeVar
 
 if TYPE_CHECKING:
+    from netscript_workers.domain import ClaimedExecution
     from netscript_workers.jobs import JobDefinition
 
 P = TypeVar("P", default=dict[str, Any])
@@ -70,6 +70,20 @@ async def _given(value: T) -> T:
 class ContextPort(Protocol):
     """What a running attempt asks of whoever runs it."""
 
+    @property
+    def log(self) -> logging.Logger:
+        """Keeps lines with the execution."""
+        ...
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the attempt should end."""
+        ...
+
+    async def wait_cancelled(self) -> None:
+        """Return when the attempt should end."""
+        ...
+
     def foreign_loop(self) -> asyncio.AbstractEventLoop | None:
         """Return the worker's loop, if the caller runs in a thread beside it."""
         ...
@@ -83,45 +97,87 @@ class ContextPort(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class JobContext(Generic[P]):
-    """One attempt of an execution, as its handler sees it.
+    """One attempt of an execution, as its handler sees it."""
 
-    Attributes:
-        id: The execution's id; the same in every attempt.
-        job: The definition.
-        payload: Validated, of the type that the job declares.
-        attempt: Failures so far plus one; a snooze, a drain or the loss of the worker leaves it.
-        max_attempts: The last attempt has this number.
-        fence_token: Grows with every claim. Hand it to outside systems that can refuse a smaller
-            one after a larger one: then even an attempt that was given up can do no harm.
-        correlation_id: Ties together what one cause has led to.
-        traceparent: W3C trace context of the producer.
-        tracestate: W3C trace state of the producer.
-        log: A logger whose lines, from INFO on, are kept with the execution.
-    """
+    # One is made for every attempt, so it only points at what there is.
+    __slots__ = ("_claim", "_job", "_payload", "_port")
 
-    id: str
-    job: JobDefinition[P, Any]
-    payload: P
-    attempt: int
-    max_attempts: int
-    fence_token: int
-    correlation_id: str | None
-    traceparent: str | None
-    tracestate: str | None
-    log: logging.Logger
-    port: ContextPort
-    cancel_event: asyncio.Event
+    def __init__(
+        self, claim: ClaimedExecution, job: JobDefinition[P, Any], payload: P, port: ContextPort
+    ) -> None:
+        """Show this claim; a worker makes it, or `netscript_workers.testing`."""
+        self._claim = claim
+        self._job = job
+        self._payload = payload
+        self._port = port
+
+    def __repr__(self) -> str:
+        """Name the execution, and nothing of what it carries."""
+        return f"JobContext(id={self.id!r}, job={self._job.id!r}, attempt={self.attempt})"
+
+    @property
+    def id(self) -> str:
+        """The execution's id; the same in every attempt."""
+        return self._claim.id
+
+    @property
+    def job(self) -> JobDefinition[P, Any]:
+        """The definition."""
+        return self._job
+
+    @property
+    def payload(self) -> P:
+        """Validated, of the type that the job declares."""
+        return self._payload
+
+    @property
+    def attempt(self) -> int:
+        """Failures so far plus one; a snooze, a drain or the loss of the worker leaves it."""
+        return self._claim.attempt
+
+    @property
+    def max_attempts(self) -> int:
+        """The last attempt has this number."""
+        return self._claim.max_attempts
+
+    @property
+    def fence_token(self) -> int:
+        """Grows with every claim.
+
+        Hand it to outside systems that can refuse a smaller one after a larger one: then even an
+        attempt that was given up can do no harm.
+        """
+        return self._claim.token
+
+    @property
+    def correlation_id(self) -> str | None:
+        """Ties together what one cause has led to."""
+        return self._claim.correlation_id
+
+    @property
+    def traceparent(self) -> str | None:
+        """W3C trace context of the producer."""
+        return self._claim.traceparent
+
+    @property
+    def tracestate(self) -> str | None:
+        """W3C trace state of the producer."""
+        return self._claim.tracestate
+
+    @property
+    def log(self) -> logging.Logger:
+        """A logger whose lines, from INFO on, are kept with the execution."""
+        return self._port.log
 
     @property
     def cancelled(self) -> bool:
         """Whether somebody wants this attempt to end."""
-        return self.cancel_event.is_set()
+        return self._port.cancelled
 
     async def wait_cancelled(self) -> None:
         """Return when somebody wants this attempt to end."""
-        await self.cancel_event.wait()
+        await self._port.wait_cancelled()
 
     def report_progress(self, percent: float, message: str | None = None) -> Pending[None]:
         """Show how far the execution is.
@@ -132,7 +188,7 @@ class JobContext(Generic[P]):
         """
         # In this order NaN, which JSON does not have, becomes 0.
         shown = min(max(0.0, float(percent)), 100.0)
-        return Pending(self.port.report_progress(shown, message), self.port.foreign_loop())
+        return Pending(self._port.report_progress(shown, message), self._port.foreign_loop())
 
     @overload
     def step(
@@ -162,5 +218,5 @@ class JobContext(Generic[P]):
             ResultInvalidError: The result can't be stored as JSON.
         """
         return Pending(
-            self.port.step(name, lambda: fn(*args, **kwargs), fn), self.port.foreign_loop()
+            self._port.step(name, lambda: fn(*args, **kwargs), fn), self._port.foreign_loop()
         )

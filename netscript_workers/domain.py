@@ -184,9 +184,9 @@ class Verdict(StrEnum):
     CANCEL = "cancel"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Outcome:
-    """The end of one attempt, ready to be stored under its token.
+    """The end of one attempt, ready to be stored under its token; nobody changes it.
 
     Attributes:
         reason: How the execution ended, or why it waits.

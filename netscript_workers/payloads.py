@@ -96,6 +96,7 @@ class PayloadModel(Generic[P]):
         kind: Any = dict[str, Any] if declared in (dict, Any) else declared
         self._adapter: TypeAdapter[P] = make_adapter(kind, f"The payload type of {owner}")
         self._owner = owner
+        self._takes_any = kind == dict[str, Any]
 
     def json_schema(self) -> dict[str, Any]:
         """Return the JSON Schema of the payload, as callers send it."""
@@ -136,7 +137,8 @@ class PayloadModel(Generic[P]):
         Raises:
             PayloadInvalidError: The model refuses it, for it may have changed since.
         """
-        return self._validate(json.loads(text))
+        given = json.loads(text)
+        return given if self._takes_any and type(given) is dict else self._validate(given)
 
     def _validate(self, given: Any) -> P:
         try:

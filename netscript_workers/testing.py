@@ -13,9 +13,10 @@ from typing_extensions import TypeVar
 
 from netscript_workers.actions import EnqueueJob
 from netscript_workers.clock import ManualClock
+from netscript_workers.context import JobContext
 from netscript_workers.domain import ClaimedExecution
 from netscript_workers.errors import Snooze
-from netscript_workers.execution.context import AttemptPort, make_context
+from netscript_workers.execution.context import AttemptPort
 from netscript_workers.ids import new_id
 from netscript_workers.jobs import JobDefinition
 from netscript_workers.payloads import to_stored_json
@@ -97,7 +98,7 @@ async def arun_job(
     journal = _Journal(run)
     port = _Port(claim, journal)
     payload_seen = job.payload_model.restore(stored)
-    ctx = make_context(job, claim, payload_seen, port, journal, asyncio.Event())
+    ctx = JobContext(claim, job, payload_seen, port)
     try:
         if job.is_async:
             returned = await job.handler(ctx)

@@ -16,11 +16,9 @@ from pydantic import TypeAdapter
 
 from netscript_workers.actions import check_key
 from netscript_workers.clock import SYSTEM_CLOCK
-from netscript_workers.context import JobContext
 from netscript_workers.domain import ClaimedExecution
 from netscript_workers.errors import DuplicateStepError, ResultInvalidError, WorkerFencedError
 from netscript_workers.execution.outcome import storable
-from netscript_workers.jobs import JobDefinition
 from netscript_workers.payloads import to_stored_json
 
 MAX_LOG_LINES = 200
@@ -63,6 +61,35 @@ class AttemptPort:
         self._named: set[str] = set()
         self._shown_at = float("-inf")
         self._unshown: tuple[float, str | None] | None = None
+        self._log: logging.Logger | None = None
+        self._cancelled = False
+        self._cancelling: asyncio.Event | None = None
+
+    @property
+    def log(self) -> logging.Logger:
+        """The attempt's logger, made when it is asked for: many handlers have no use for it."""
+        if self._log is None:
+            self._log = _JournalLogger(self._claim, self._journal)
+        return self._log
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody wants the attempt to end."""
+        return self._cancelled
+
+    def cancel(self) -> None:
+        """Tell the handler that it should end."""
+        self._cancelled = True
+        if self._cancelling is not None:
+            self._cancelling.set()
+
+    async def wait_cancelled(self) -> None:
+        """Return when somebody wants the attempt to end."""
+        if self._cancelled:
+            return
+        if self._cancelling is None:
+            self._cancelling = asyncio.Event()
+        await self._cancelling.wait()
 
     def foreign_loop(self) -> asyncio.AbstractEventLoop | None:
         """Return the loop, if the caller runs in another thread."""
@@ -173,28 +200,3 @@ def _format(record: logging.LogRecord) -> str:
         return record.getMessage()
     except Exception:  # noqa: BLE001 - arguments that don't fit must not fail the job
         return str(record.msg)
-
-
-def make_context(
-    job: JobDefinition[Any, Any],
-    claim: ClaimedExecution,
-    payload: Any,
-    port: AttemptPort,
-    journal: Journal,
-    cancel_event: asyncio.Event,
-) -> JobContext[Any]:
-    """Return what the handler is called with."""
-    return JobContext(
-        id=claim.id,
-        job=job,
-        payload=payload,
-        attempt=claim.attempt,
-        max_attempts=claim.max_attempts,
-        fence_token=claim.token,
-        correlation_id=claim.correlation_id,
-        traceparent=claim.traceparent,
-        tracestate=claim.tracestate,
-        log=_JournalLogger(claim, journal),
-        port=port,
-        cancel_event=cancel_event,
-    )

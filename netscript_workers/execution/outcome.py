@@ -145,10 +145,12 @@ def _conclude(
 def _returned(
     job: JobDefinition[Any, Any], claim: ClaimedExecution, value: Any, catalog: JobCatalog | None
 ) -> Outcome:
+    if value is None:  # as of most handlers
+        return Outcome(execution_id=claim.id, token=claim.token, verdict=Verdict.COMPLETE)
     result = value if isinstance(value, JobResult) else JobResult(success=True, data=value)
     try:
         data = None if result.data is None else to_stored_json(result.data)
-        actions = _resolve(result, claim, catalog)
+        actions = _resolve(result, claim, catalog) if result.actions else ()
     except (ValueError, NetscriptError) as error:
         return _final_failure(claim, Reason.RESULT_REFUSED, f"The result was refused: {error}")
     if result.success:

@@ -9,7 +9,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -239,7 +239,7 @@ class Ticker:
         for end in work.ended:
             failed = self._try(Work(ended=[end]), end.claim.id, total)
             if failed is not None:
-                refusal = replace(end, outcome=_refused(end.outcome, failed))
+                refusal = end._replace(outcome=_refused(end.outcome, failed))
                 total.stale |= self._commit(Work(ended=[refusal])).stale
         return self._merge(total, self._commit(Work(slots=work.slots, lanes=work.lanes, look=True)))
 

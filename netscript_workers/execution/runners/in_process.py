@@ -6,14 +6,14 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from netscript_workers.actions import JobCatalog
 from netscript_workers.context import JobContext
 from netscript_workers.domain import ClaimedExecution, Outcome
 from netscript_workers.errors import PayloadInvalidError, Snooze
-from netscript_workers.execution.context import AttemptPort, Journal, make_context
+from netscript_workers.execution.context import AttemptPort, Journal
 from netscript_workers.execution.outcome import (
     Cancelled,
     Drained,
@@ -25,15 +25,17 @@ from netscript_workers.execution.outcome import (
     TimedOut,
     conclude,
 )
+from netscript_workers.execution.runners.deadlines import Deadlines
 from netscript_workers.jobs import JobDefinition
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Attempt:
     claim: ClaimedExecution
     job: JobDefinition[Any, Any]
-    cancel_event: asyncio.Event = field(default_factory=asyncio.Event)
+    port: AttemptPort
     task: asyncio.Task[None] | None = None
+    late: bool = False
     draining: bool = False
     dropped: bool = False
     cancelled: bool = False
@@ -71,6 +73,7 @@ class InProcessRunner:
             else threads
         )
         self._attempts: dict[str, _Attempt] = {}
+        self._deadlines: Deadlines[_Attempt] = Deadlines(_time_out)
 
     @property
     def running(self) -> int:
@@ -94,7 +97,7 @@ class InProcessRunner:
 
     def start(self, claim: ClaimedExecution) -> None:
         """Run an execution."""
-        attempt = _Attempt(claim, self._jobs[claim.job_id])
+        attempt = _Attempt(claim, self._jobs[claim.job_id], AttemptPort(claim, self._journal))
         self._attempts[claim.id] = attempt
         attempt.task = asyncio.get_running_loop().create_task(self._run(attempt))
 
@@ -130,33 +133,33 @@ class InProcessRunner:
     def close(self) -> None:
         """Let go of the threads, without waiting for handlers that don't end."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._deadlines.close()
 
     async def wait_closed(self) -> None:
         """Return at once: there is nobody to wait for."""
 
     async def _run(self, attempt: _Attempt) -> None:
         claim, job = attempt.claim, attempt.job
-        port = AttemptPort(claim, self._journal)
         try:
-            ending = await self._attempt(attempt, port)
+            ending = await self._attempt(attempt)
         except asyncio.CancelledError:
             ending = Drained()
         if attempt.cancelled:
             ending = Cancelled()
         elif attempt.draining and isinstance(ending, Raised):
             ending = Drained()  # that is how a handler says that it has not come to its end
-        port.flush()
+        attempt.port.flush()
         del self._attempts[claim.id]
         outcome = None if attempt.dropped else conclude(job, claim, ending, self._catalog)
         self._on_end(claim, outcome)
 
-    async def _attempt(self, attempt: _Attempt, port: AttemptPort) -> Ending:
+    async def _attempt(self, attempt: _Attempt) -> Ending:
         claim, job = attempt.claim, attempt.job
         try:
             payload = job.payload_model.restore(claim.payload)
         except PayloadInvalidError as error:
             return Refused(error)
-        ctx = make_context(job, claim, payload, port, self._journal, attempt.cancel_event)
+        ctx = JobContext(claim, job, payload, attempt.port)
         try:
             if job.is_async:
                 return await self._call_async(attempt, ctx)
@@ -166,28 +169,29 @@ class InProcessRunner:
         except asyncio.CancelledError as cancelled:
             if attempt.dropped or attempt.draining or attempt.cancelled:
                 raise
-            return Raised(cancelled)  # the handler's own doing
+            # Where nobody asked it to, it is the handler's own doing.
+            return TimedOut(job.timeout or 0.0) if attempt.late else Raised(cancelled)
         except (KeyboardInterrupt, GeneratorExit):  # of the process and of the loop, not its own
             raise
         except BaseException as error:  # noqa: BLE001 - its outcome, whatever it is
             return Raised(error)
 
     async def _call_async(self, attempt: _Attempt, ctx: JobContext[Any]) -> Ending:
-        timeout = asyncio.timeout(attempt.job.timeout)
+        limit = attempt.job.timeout
+        if limit is None:
+            return Returned(await attempt.job.handler(ctx))
+        self._deadlines.begin(attempt, limit)
         try:
-            async with timeout:
-                return Returned(await attempt.job.handler(ctx))
-        except TimeoutError:
-            if timeout.expired() and attempt.job.timeout is not None:
-                return TimedOut(attempt.job.timeout)
-            raise
+            return Returned(await attempt.job.handler(ctx))
+        finally:
+            self._deadlines.end(attempt, limit)
 
     async def _call_in_thread(self, attempt: _Attempt, ctx: JobContext[Any]) -> Ending:
         """Wait for the thread, however long it takes: its slot and its key are really in use."""
         loop = asyncio.get_running_loop()
         limit = attempt.job.timeout
         started = time.monotonic()
-        timer = None if limit is None else loop.call_later(limit, attempt.cancel_event.set)
+        timer = None if limit is None else loop.call_later(limit, attempt.port.cancel)
         try:
             ending = await asyncio.shield(
                 loop.run_in_executor(self._threads, _call_guarded, attempt.job, ctx)
@@ -202,8 +206,14 @@ class InProcessRunner:
 
 def _end(attempt: _Attempt) -> None:
     """Ask a handler to end; one in a thread can only be asked."""
-    attempt.cancel_event.set()
+    attempt.port.cancel()
     if attempt.task is not None and attempt.job.is_async:
+        attempt.task.cancel()
+
+
+def _time_out(attempt: _Attempt) -> None:
+    attempt.late = True
+    if attempt.task is not None:
         attempt.task.cancel()
 
 

@@ -8,11 +8,10 @@ from netscript_workers import WORKER_RUNTIMES, Enqueued
 from netscript_workers.domain import (
     FINAL_STATUSES,
     ExecutionStatus,
-    Outcome,
     Reason,
     TriggeredBy,
-    Verdict,
 )
+from tests.unit.fakes import claim_of
 
 
 def test_the_statuses_are_those_of_the_contract() -> None:
@@ -55,12 +54,11 @@ def test_reasons_are_words_for_people() -> None:
 
 def test_values_are_frozen() -> None:
     enqueued = Enqueued("1")
-    outcome = Outcome(execution_id="1", token=1, verdict=Verdict.COMPLETE)
-
+    claim = claim_of("noop")
     with pytest.raises(dataclasses.FrozenInstanceError):
         enqueued.execution_id = "2"  # type: ignore[misc]
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        outcome.token = 2  # type: ignore[misc]
+    with pytest.raises(AttributeError):
+        claim.token = 2  # type: ignore[misc]
 
 
 def test_an_enqueue_is_neither_duplicate_nor_conflict_by_default() -> None:
