@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
-from typing import Any, Generic, NotRequired, Required, TypeVar, get_origin
+from typing import Any, Generic, NotRequired, Required, TypeVar, cast, get_origin
 
 from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -137,8 +137,10 @@ class PayloadModel(Generic[P]):
         Raises:
             PayloadInvalidError: The model refuses it, for it may have changed since.
         """
-        given = json.loads(text)
-        return given if self._takes_any and type(given) is dict else self._validate(given)
+        given: Any = json.loads(text)
+        if self._takes_any and type(given) is dict:
+            return cast("P", given)
+        return self._validate(given)
 
     def _validate(self, given: Any) -> P:
         try:

@@ -22,6 +22,7 @@ from netscript_workers.isolation import Isolation
 from netscript_workers.jobs import JobDefinition
 from netscript_workers.lanes import Lanes
 from netscript_workers.store import claims, leases, steps
+from netscript_workers.store.claims import Probe
 from netscript_workers.store.engine import Store
 from netscript_workers.store.idempotency import DEFAULT_WINDOW
 from netscript_workers.store.outcomes import Settled
@@ -266,16 +267,17 @@ class Pump:
             work.lanes = self.lanes.shares(work.slots, self._running - ended)
             work.slots = min(work.slots, sum(slots for _, slots in work.lanes))
         work.look = self._look and work.slots > 0
-        wait = _POLL_SECONDS * random.uniform(0.8, 1.0)  # noqa: S311 - spread, not secrecy
+        wait = _POLL_SECONDS * random.uniform(1.0, 1.2)  # noqa: S311 - spread, not secrecy
         ready = False
         if not work.has_results:
             if not work.look:
                 return wait
-            found = self._probe()
+            found, due_in = self._probe()
             ready = found.ready
             self._look = False
-            if not (found.ready or found.notes or found.is_due):
-                return wait if found.due_in is None else min(wait, found.due_in)
+            if not (found.ready or found.notes or due_in <= 0):
+                return min(wait, due_in)
+            work.found = found
         elif work.look:
             self._look = False
         done = self._ticker.run(work)
@@ -309,24 +311,16 @@ class Pump:
             count += 1
         return count
 
-    def _probe(self) -> _Found:
-        with self._store.read() as conn:
-            probe = claims.probe(conn)
-            if probe.next_due is None:
-                return _Found(probe.ready, probe.notes, None)
-            due_in = (probe.next_due - self._store.now(conn)) / 1e6
-        return _Found(probe.ready, probe.notes, due_in)
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    ready: bool
-    notes: bool
-    due_in: float | None
-
-    @property
-    def is_due(self) -> bool:
-        return self.due_in is not None and self.due_in <= 0
+    def _probe(self) -> tuple[Probe, float]:
+        """Look whether there is anything to do, and in how many seconds there will be."""
+        store = self._store
+        with store.read() as conn:
+            asked = time.monotonic()
+            found = claims.probe(conn, store.dialect)
+            store.heard_clock(found.clock, asked=asked)
+            if found.next_due is None:
+                return found, float("inf")
+            return found, (found.next_due - store.now(conn)) / 1e6
 
 
 def _take(items: deque[Any]) -> list[Any]:

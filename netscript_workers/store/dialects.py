@@ -22,6 +22,8 @@ class Dialect(ABC):
     # Appended to a SELECT whose rows are about to be changed.
     for_update: ClassVar[str]
     skip_locked: ClassVar[str]
+    # The server's clock in microseconds, as a column; NULL where it is this machine's.
+    clock: ClassVar[str]
     # Begins a transaction that reads one snapshot, whatever others commit meanwhile.
     begin_snapshot: ClassVar[str]
 
@@ -132,6 +134,7 @@ class SqliteDialect(Dialect):
     name = "sqlite"
     for_update = ""
     skip_locked = ""
+    clock = "NULL"
     begin_snapshot = "BEGIN DEFERRED"
 
     def insert_all(self, conn: Connection, parts: Sequence[Part]) -> None:
@@ -238,6 +241,7 @@ class PostgresDialect(Dialect):
     name = "postgresql"
     for_update = "FOR UPDATE"
     skip_locked = "FOR UPDATE SKIP LOCKED"
+    clock = "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)"
     begin_snapshot = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 
     def insert_all(self, conn: Connection, parts: Sequence[Part]) -> None:
@@ -279,8 +283,7 @@ class PostgresDialect(Dialect):
 
     def measure_clock(self, conn: Connection) -> int | None:
         """Ask the server."""
-        asked = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)"
-        return int(conn.exec_driver_sql(asked).scalar_one())
+        return int(conn.exec_driver_sql(f"SELECT {self.clock}").scalar_one())
 
     def set_lock_timeout(self, conn: Connection, seconds: float) -> None:
         """Set it for the session."""

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import takewhile
 from typing import Any
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim
 
 from netscript_workers import JobContext, define_job_handler
 from netscript_workers.clock import from_micros, to_micros
@@ -55,6 +59,14 @@ def set_clock(clock: ManualClock, at: datetime) -> None:
 def utc(text: str) -> datetime:
     """Read an instant in UTC."""
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def by_cronsim(
+    expression: str, start: datetime, end: datetime, zone: str = "UTC"
+) -> list[datetime]:
+    """Return what another library finds after `start`, up to and with `end`."""
+    theirs = CronSim(expression, start.astimezone(ZoneInfo(zone)))
+    return list(takewhile(lambda one: one <= end, (one.astimezone(UTC) for one in theirs)))
 
 
 def fired(store: Store, name: str = "tick") -> list[datetime]:
