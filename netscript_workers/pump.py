@@ -54,6 +54,7 @@ class WorkerOptions:
         grace: Seconds that running executions get when the worker stops.
         window: How long idempotency keys of actions are kept, in microseconds.
         retention: How long finished executions are kept.
+        scheduler: Whether it also fires schedules.
         version: Shown in the list of workers.
         project: The project's folder and that of its jobs, for processes that run them.
         runtime: Where jobs run that don't say it themselves.
@@ -68,6 +69,7 @@ class WorkerOptions:
     grace: float = 30.0
     window: int = DEFAULT_WINDOW
     retention: Retention = field(default_factory=Retention)
+    scheduler: bool = True
     version: str = ""
     project: tuple[Path, str] | None = None
     runtime: RuntimeName = "in-process"

@@ -83,6 +83,10 @@ class Dialect(ABC):
         """Take a lock until the end of this transaction, or return False at once."""
 
     @abstractmethod
+    def lock(self, conn: Connection, name: str) -> None:
+        """Take a lock until the end of this transaction, whoever has it now."""
+
+    @abstractmethod
     def is_contention(self, error: DBAPIError) -> bool:
         """Tell whether somebody else's transaction was in the way."""
 
@@ -180,6 +184,9 @@ class SqliteDialect(Dialect):
     def try_lock(self, conn: Connection, name: str) -> bool:
         """A write transaction excludes all others already."""
         return True
+
+    def lock(self, conn: Connection, name: str) -> None:
+        """A write transaction excludes all others already."""
 
     def is_contention(self, error: DBAPIError) -> bool:
         """Tell by the driver's message; SQLite's code is not on every version's error."""
@@ -289,6 +296,10 @@ class PostgresDialect(Dialect):
         locked = conn.execute(_PG_TRY_LOCK, {"name": f"netscript:{name}"})
         return bool(locked.scalar_one())
 
+    def lock(self, conn: Connection, name: str) -> None:
+        """Wait for a transaction-level advisory lock."""
+        conn.execute(_PG_LOCK, {"name": f"netscript:{name}"})
+
     def is_contention(self, error: DBAPIError) -> bool:
         """Lock timeout, deadlock, serialization failure."""
         return _sqlstate(error) in {"55P03", "40P01", "40001"}
@@ -306,6 +317,7 @@ def _sqlstate(error: DBAPIError) -> str:
 
 
 _PG_TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))")
+_PG_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
 
 # An array is a filter on the index scan. A subquery would be a join, and after a join all that is
 # ready would have to be sorted.

@@ -273,6 +273,16 @@ class Store:
             conn.info[_LOCK_TIMEOUT] = wanted
 
     @contextmanager
+    def statement(self) -> Generator[Connection]:
+        """Open a connection for one statement that writes, which is its own transaction."""
+        if self.is_sqlite:
+            with self.begin() as conn:
+                yield conn
+        else:
+            with self._reader.connect() as conn:  # it commits by itself
+                yield conn
+
+    @contextmanager
     def read(self) -> Generator[Connection]:
         """Open a connection on which every statement sees its own snapshot."""
         with self._reader.connect() as conn:

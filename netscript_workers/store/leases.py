@@ -128,6 +128,8 @@ def _rescue_one(store: Store, worker_id: str, *, proven: bool) -> list[str]:
         bound = {"id": worker_id, "now": now, "proven": proven}
         if conn.execute(_DELETE_DEAD, bound).rowcount != 1:
             return []
+        # What only its code had must not hold against those of others until it is missed.
+        conn.execute(_FORGET_SCHEDULER, {"id": worker_id})
         return _give_back(conn, store.dialect, worker_id, now, lost=True)
 
 
@@ -189,6 +191,7 @@ _EXISTS = text("SELECT 1 FROM netscript_workers WHERE id = :id")
 _DELETE_DEAD = text(
     "DELETE FROM netscript_workers WHERE id = :id AND (:proven OR lease_until < :now)"
 )
+_FORGET_SCHEDULER = text("DELETE FROM netscript_schedulers WHERE id = :id")
 # The other workers, and those that are on no list but have running rows: one step for each of
 # them, however many rows it has.
 _OTHERS_AND_ORPHANS = text(
