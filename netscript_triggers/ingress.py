@@ -297,12 +297,10 @@ def _key(
 
 def _kept_headers(trigger: WebhookDefinition[Any], headers: Headers) -> dict[str, str]:
     """Return the headers by name, which ASGI gives in lower case, without credentials."""
-    kept = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
-    if len(kept) < len(headers):
-        kept = _joined(headers)
-    for hidden in _hidden(trigger.verifier.private_headers):
-        kept.pop(hidden, None)
-    return kept
+    hidden = _hidden(trigger.verifier.private_headers)
+    shown = [header for header in headers if header[0] not in hidden]
+    kept = {name.decode("latin-1"): value.decode("latin-1") for name, value in shown}
+    return kept if len(kept) == len(shown) else _joined(shown)
 
 
 def _joined(headers: Headers) -> dict[str, str]:
@@ -314,8 +312,8 @@ def _joined(headers: Headers) -> dict[str, str]:
 
 
 @lru_cache(maxsize=256)
-def _hidden(private: frozenset[str]) -> frozenset[str]:
-    return _PRIVATE | private
+def _hidden(private: frozenset[str]) -> frozenset[bytes]:
+    return frozenset(name.encode("latin-1") for name in _PRIVATE | private)
 
 
 def _trace(request: RawRequest, name: tuple[bytes]) -> str | None:

@@ -25,6 +25,8 @@ THREADS = 32
 PATIENCE = 0.005
 # What is looked up, or stored, together.
 AT_A_TIME = 256
+# The loop hands over what it has gathered after this at the latest.
+GATHER_SECONDS = 0.005
 # What was handled waits no longer than this for others to be handled.
 READY_SECONDS = 0.02
 
@@ -106,6 +108,9 @@ class Intake(Generic[T]):
         self._give_up = give_up
         self._limit = limit
         self._most = threads
+        self._loop: asyncio.AbstractEventLoop
+        self._gathered: list[T] = []
+        self._gathered_since = 0.0
         self._turn: _Turn[T] = _Turn()
         self._changed = threading.Condition()
         # Which thread has the turn, by a number; None while nobody has it.
@@ -124,9 +129,13 @@ class Intake(Generic[T]):
             self._start_thread()
 
     def close(self) -> None:
-        """Work on what has arrived, then end; a handler that blocks is left to itself."""
+        """Work on what has arrived, then end; a handler that blocks is left to itself.
+
+        Called on the loop's thread.
+        """
         with self._changed:
             self._closed = True
+            self._give()
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._holder is None, timeout=PATIENCE * 20)
 
@@ -134,18 +143,40 @@ class Intake(Generic[T]):
 
     def put(self, arrival: T) -> None:
         """Take an arrival."""
+        self._gathered.append(arrival)
+        if len(self._gathered) == 1:
+            self._loop = arrival.future.get_loop()
+            self._gathered_since = time.monotonic()
+            self._loop.call_soon(self._hand_over, 0)
+
+    def _hand_over(self, before: int) -> None:
+        """Give the threads what has arrived, once the loop has no more of it at hand.
+
+        A thread that worked on the first of many would wrangle with the loop over the GIL for the
+        rest of them, which costs both more than their work. So whoever has the turn ends it first,
+        and what its answers bring goes along.
+        """
+        size = len(self._gathered)
+        early = time.monotonic() - self._gathered_since < GATHER_SECONDS
+        if before < size < AT_A_TIME and early:
+            self._loop.call_soon(self._hand_over, size)
+            return
         with self._changed:
-            self._turn.arrived.append(arrival)
             if self._holder is None:
-                self._changed.notify()
+                self._give()
         if not self._watching:
             self._watching = True
-            self._watch_soon(arrival.future.get_loop())
+            self._watch_soon()
 
-    def _watch_soon(self, loop: asyncio.AbstractEventLoop) -> None:
-        loop.call_later(PATIENCE, self._watch, loop)
+    def _give(self) -> None:
+        self._turn.arrived.extend(self._gathered)
+        self._gathered.clear()
+        self._changed.notify()
 
-    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _watch_soon(self) -> None:
+        self._loop.call_later(PATIENCE, self._watch)
+
+    def _watch(self) -> None:
         """Pass the turn on where a handler blocks; give up those that take too long."""
         with self._changed:
             now = time.monotonic()
@@ -153,12 +184,12 @@ class Intake(Generic[T]):
                 self._holder = self._called_at = None
                 if not self._idle:
                     self._start_thread()
-                self._changed.notify()
+                self._give()
             late = self._too_late(now - self._limit())
             # Whoever has the turn may be looking up what is on no list meanwhile.
             self._watching = self._holder is not None or bool(self._open) or self._has_some()
         if self._watching:
-            self._watch_soon(loop)
+            self._watch_soon()
         for arrival in late:
             self._give_up(arrival)
 
@@ -197,7 +228,7 @@ class Intake(Generic[T]):
                 logger.error("the intake lost a step: %s", type(error).__name__)  # noqa: TRY400
                 with self._changed:
                     if self._holder == mine:
-                        self._holder = self._called_at = None
+                        self._end_turn()
 
     def _wait_for_turn(self) -> int | None:
         with self._changed:
@@ -241,8 +272,7 @@ class Intake(Generic[T]):
             elif turn.arrived:
                 arrived = [turn.arrived.popleft() for _ in range(min(len(turn.arrived), AT_A_TIME))]
             else:
-                self._holder = None
-                self._changed.notify_all()
+                self._end_turn()
                 return False
         if arrival is not None:
             self._call(arrival, mine)
@@ -251,6 +281,14 @@ class Intake(Generic[T]):
         else:
             self._admit(self._look_up(arrived))
         return True
+
+    def _end_turn(self) -> None:
+        self._holder = self._called_at = None
+        self._changed.notify_all()
+        if self._gathered:
+            self._gathered_since = time.monotonic()
+            with contextlib.suppress(RuntimeError):  # the loop was closed; nobody waits any more
+                self._loop.call_soon_threadsafe(self._hand_over, 0)
 
     def _admit(self, arrivals: Sequence[T]) -> None:
         now = time.monotonic()

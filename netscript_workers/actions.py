@@ -161,9 +161,9 @@ def _is_unicode(key: str) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen, for one is made for every event
 class Cause:
-    """What leads to executions: an event, a request, another job."""
+    """What leads to executions: an event, a request, another job; nobody changes it."""
 
     triggered_by: TriggeredBy
     trigger_event_id: str | None = None

@@ -40,6 +40,7 @@ class HmacVerifier:
     name: str = "hmac"
     _signature_names: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _id_names: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
+    _private: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse what can't verify anything."""
@@ -61,6 +62,8 @@ class HmacVerifier:
             )
         object.__setattr__(self, "_signature_names", _wire(self.headers))
         object.__setattr__(self, "_id_names", _wire(self.id_headers))
+        private = frozenset(header.lower() for header in self.headers)
+        object.__setattr__(self, "_private", private)
 
     @property
     def needs_secret(self) -> bool:
@@ -70,7 +73,7 @@ class HmacVerifier:
     @property
     def private_headers(self) -> frozenset[str]:
         """The signature's headers."""
-        return frozenset(header.lower() for header in self.headers)
+        return self._private
 
     def verify(self, request: RawRequest, secrets: Sequence[bytes], now: float) -> Verified:
         """Check the signature, in constant time, against each secret.

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 
+import pytest
+
+from netscript_triggers import intake as module
 from netscript_triggers.intake import Arrival, Intake
 
 LIMIT = 0.3
@@ -29,6 +33,10 @@ class Place:
     def __init__(self, threads: int) -> None:
         self.loop = asyncio.get_running_loop()
         self.batches: list[int] = []
+        self.looked_up: list[int] = []
+        self.storing = threading.Event()
+        self.stored = threading.Event()
+        self.stored.set()
         self.intake: Intake[Piece] = Intake(
             look_up=self.look_up,
             handle=self.handle,
@@ -46,6 +54,7 @@ class Place:
         self.loop.call_soon_threadsafe(set_result)
 
     def look_up(self, pieces: Sequence[Piece]) -> Sequence[Piece]:
+        self.looked_up.append(len(pieces))
         for piece in pieces:
             if piece.known:
                 self.tell(piece, "known")
@@ -57,6 +66,8 @@ class Place:
 
     def pass_on(self, pieces: Sequence[Piece]) -> None:
         self.batches.append(len(pieces))
+        self.storing.set()
+        self.stored.wait(10)
         for piece in pieces:
             self.tell(piece, "handled")
 
@@ -90,6 +101,49 @@ async def test_what_arrives_together_is_passed_on_together() -> None:
         gate.set()
         assert await told(first) == "handled"
     assert max(place.batches) > 10
+
+
+async def test_what_comes_turn_by_turn_of_the_loop_is_looked_up_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "GATHER_SECONDS", 10.0)
+    async with intake() as place:
+        many = [Piece() for _ in range(10)]
+        for piece in many:
+            place.put(piece)
+            await asyncio.sleep(0)
+        assert {await told(piece) for piece in many} == {"handled"}
+    assert place.looked_up == [10]
+
+
+async def test_what_does_not_stop_coming_is_handed_over_nevertheless(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "GATHER_SECONDS", 0.0)
+    monkeypatch.setattr(module, "AT_A_TIME", sys.maxsize)
+    async with intake() as place, asyncio.timeout(10):
+        first = Piece()
+        place.put(first)
+        while not first.future.done():
+            place.put(Piece())
+            await asyncio.sleep(0)
+        assert await told(first) == "handled"
+
+
+async def test_what_comes_while_others_are_stored_waits_for_what_their_answers_bring(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "GATHER_SECONDS", 10.0)
+    async with intake() as place:
+        place.stored.clear()
+        first, second, third = Piece(), Piece(), Piece()
+        first.future.add_done_callback(lambda _: place.put(third))
+        place.put(first)
+        await asyncio.to_thread(place.storing.wait, 10)
+        place.put(second)
+        place.stored.set()
+        assert [await told(piece) for piece in (first, second, third)] == ["handled"] * 3
+    assert place.looked_up == [1, 2]
 
 
 async def test_handlers_that_block_hold_up_nobody_else() -> None:
