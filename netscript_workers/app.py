@@ -7,7 +7,9 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Mapping
+from types import FrameType
 from typing import Any, NoReturn
 
 from netscript_workers import __version__
@@ -18,11 +20,13 @@ from netscript_workers.loops import run_loop
 from netscript_workers.memory import spare_what_stays
 from netscript_workers.pump import WorkerOptions
 from netscript_workers.registry import discover_jobs
+from netscript_workers.scheduler import JOB, Scheduler, declared_jobs, job_target
 from netscript_workers.settings import Settings
 from netscript_workers.store import definitions, migrations
 from netscript_workers.store.definitions import StoredCatalog
 from netscript_workers.store.engine import Store
 from netscript_workers.store.retention import Retention
+from netscript_workers.store.wake import make_bell
 from netscript_workers.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -62,6 +66,7 @@ def worker_options(settings: Settings) -> WorkerOptions:
         grace=settings.shutdown_timeout,
         window=round(settings.idempotency_hours * HOUR),
         retention=Retention(completed=completed, failed=failed),
+        scheduler=settings.scheduler,
         version=__version__,
         project=(settings.project_dir, settings.jobs_dir),
         runtime=settings.runtime,
@@ -79,6 +84,42 @@ def run_worker(settings: Settings) -> int:
     Raises:
         NetscriptError: It can't start; the sentence says why.
     """
+    store, jobs = _begin(settings)
+    spare_what_stays()
+    run_loop(lambda: _work(store, jobs, worker_options(settings)))
+    store.dispose()
+    return 0
+
+
+def run_scheduler(settings: Settings) -> int:
+    """Fire schedules, and run nothing, until told to stop; return the exit code.
+
+    Raises:
+        NetscriptError: It can't start; the sentence says why.
+    """
+    store, jobs = _begin(settings)
+    bell = make_bell(store.parsed_url)
+    scheduler = Scheduler(
+        store, declared_jobs(jobs.values()), {JOB: job_target(jobs)}, on_fired=bell.ring
+    )
+    stopped = threading.Event()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        stopped.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    scheduler.start()
+    logger.info("scheduler %s knows %d jobs", scheduler.id, len(jobs))
+    stopped.wait()
+    scheduler.stop(settings.shutdown_timeout)
+    bell.close()
+    store.dispose()
+    return 0
+
+
+def _begin(settings: Settings) -> tuple[Store, Mapping[str, JobDefinition[Any, Any]]]:
+    """Open the database and make the project's jobs known there."""
     jobs = discover_jobs(settings.project_dir, settings.jobs_dir)
     if not jobs:
         raise ConfigurationError(
@@ -87,10 +128,7 @@ def run_worker(settings: Settings) -> int:
         )
     store = open_store(settings)
     definitions.register(store, jobs.values())
-    spare_what_stays()
-    run_loop(lambda: _work(store, jobs, worker_options(settings)))
-    store.dispose()
-    return 0
+    return store, jobs
 
 
 async def _work(

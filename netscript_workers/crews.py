@@ -17,7 +17,7 @@ from netscript_workers.execution.runners.guard import Guard
 from netscript_workers.execution.runners.in_process import InProcessRunner
 from netscript_workers.execution.runners.mixed import MixedRunner, runtimes_of
 from netscript_workers.execution.runners.pool import PoolRunner
-from netscript_workers.execution.runners.processes import Runner
+from netscript_workers.execution.runners.protocol import Runner
 from netscript_workers.execution.runners.subprocesses import SubprocessRunner
 from netscript_workers.isolation import Isolation
 from netscript_workers.jobs import JobDefinition
@@ -27,6 +27,19 @@ from netscript_workers.store.engine import Store
 
 # Children that were killed are gone in a moment; for one that the kernel holds, nobody waits.
 _GONE_SECONDS = 5.0
+
+
+def check_project(jobs: Mapping[str, JobDefinition[Any, Any]], options: WorkerOptions) -> None:
+    """Refuse jobs in processes of their own where those would not find them.
+
+    Raises:
+        ConfigurationError: There is no project.
+    """
+    used = set(runtimes_of(jobs, options.runtime).values())
+    if options.project is None and used - {"in-process"}:
+        raise ConfigurationError(
+            "Jobs that run in processes of their own need a project, where those find them."
+        )
 
 
 class Crew:
@@ -42,20 +55,11 @@ class Crew:
         lifeline: int,
         catalog: JobCatalog | None,
     ) -> None:
-        """Make the runners that these jobs need, and tell the pump of them.
-
-        Raises:
-            ConfigurationError: A job runs in a process of its own, and there is no project in
-                which that would find it.
-        """
+        """Make the runners that these jobs need, and tell the pump of them."""
         self._jobs, self._options, self._pump = jobs, options, pump
         self._lifeline, self._catalog = lifeline, catalog
         runtimes = runtimes_of(jobs, options.runtime)
-        used = sorted(set(runtimes.values())) or [options.runtime]
-        if options.project is None and set(used) - {"in-process"}:
-            raise ConfigurationError(
-                "Jobs that run in processes of their own need a project, where those find them."
-            )
+        used: list[RuntimeName] = sorted(set(runtimes.values())) or [options.runtime]
         self.isolation = Isolation(
             store,
             worker_id,
@@ -67,8 +71,8 @@ class Crew:
         # Whatever ran, its end is the isolation's to hear: it is to run alone from now on.
         self._crashes = Crashes(store, worker_id, on_end=self.isolation.ended)
         self._guard = Guard(lifeline)
-        slots = {name: self._slots(name) for name in used}
-        runners = {name: self._make(name, slots[name]) for name in used}
+        slots: dict[RuntimeName, int] = {name: self._slots(name) for name in used}
+        runners: dict[RuntimeName, Runner] = {name: self._make(name, slots[name]) for name in used}
         if len(used) == 1:
             self._runner = runners[used[0]]
         else:

@@ -44,7 +44,7 @@ class Heartbeat:
         self._stopped = threading.Event()
         self._over = threading.Lock()  # taken by whoever says first that it is over
         self._valid_until = float("inf")
-        self._engine = store.dedicated()
+        self._engine = store.dedicated(autocommit=True)
         self._thread = threading.Thread(target=self._run, name="netscript-heartbeat", daemon=True)
         self._watch = threading.Thread(target=self._look, name="netscript-lease", daemon=True)
 

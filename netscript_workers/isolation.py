@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from netscript_workers.domain import ClaimedExecution, Outcome
 from netscript_workers.execution.outcome import not_begun
-from netscript_workers.execution.runners.processes import Runner
+from netscript_workers.execution.runners.protocol import Runner
 from netscript_workers.store import suspects
 from netscript_workers.store.engine import Store
 

@@ -25,10 +25,11 @@ from typing import (
 
 from netscript_workers.context import JobContext
 from netscript_workers.domain import DEFAULT_PRIORITY, MAX_PRIORITY, WORKER_RUNTIMES, RuntimeName
-from netscript_workers.errors import ConfigurationError, nearest
+from netscript_workers.errors import ConfigurationError, PayloadInvalidError, nearest
 from netscript_workers.options import OptionError, check_names, check_type
 from netscript_workers.payloads import PayloadModel, to_stored_json
 from netscript_workers.retries import Retry
+from netscript_workers.schedules import CatchUp, Overlap, Schedule, make_cron_schedule
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -59,6 +60,7 @@ class JobDefinition(Generic[P, R]):
     enabled: bool
     tags: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    schedule: Schedule | None = None
     is_async: bool
     source: str
 
@@ -83,6 +85,9 @@ class JobOptions(TypedDict, total=False):
     runtime: RuntimeName | None
     cron: str | None
     timezone: str
+    catch_up: CatchUp
+    overlap: Overlap
+    jitter: float
     priority: int
     max_concurrency: int | None
     strict_order: bool
@@ -141,8 +146,14 @@ def define_job_handler(
             runtime: Where it runs, whatever the worker does with others: `"in-process"`,
                 `"worker-process"` (a pool of interpreters) or `"subprocess"` (a fresh one each
                 time). By default where the worker runs its jobs.
-            cron: When it runs by itself.
-            timezone: The zone of `cron`.
+            cron: When it runs by itself, with an empty payload: five fields, or a name such as
+                `@daily`.
+            timezone: The zone of `cron`; UTC.
+            catch_up: What becomes of the times that no scheduler was there for: `"latest"` fires
+                the last of them, `"skip"` none, `"all"` the last 100.
+            overlap: `"skip"` passes over a time while the execution of the one before is
+                unfinished; `"allow"`.
+            jitter: Seconds that it may start later, so that not all start at once; 0.
             priority: 0 to 100, 50 by default; higher first, equal ones first in, first out.
             max_concurrency: How many of its executions may run at a time.
             strict_order: An execution with a concurrency key holds it until it is finished,
@@ -176,6 +187,9 @@ def _define(
     runtime: RuntimeName | None = None,
     cron: str | None = None,
     timezone: str = "UTC",
+    catch_up: CatchUp = "latest",
+    overlap: Overlap = "allow",
+    jitter: float = 0.0,
     priority: int = DEFAULT_PRIORITY,
     max_concurrency: int | None = None,
     strict_order: bool = False,
@@ -199,16 +213,13 @@ def _define(
     check_type(owner, "enabled", enabled, bool, "True or False")
     check_type(owner, "strict_order", strict_order, bool, "True or False")
     kept_tags, kept_metadata = _tags(owner, tags), _metadata(owner, metadata)
-    for option, value in (
-        ("cron", cron),
-        ("max_concurrency", max_concurrency),
-        ("rate", rate),
-        ("timezone", None if timezone == "UTC" else timezone),
-    ):
+    for option, value in (("max_concurrency", max_concurrency), ("rate", rate)):
         if value is not None:
             _refuse_option(owner, option)
     declared = payload if payload is not None else _declared_payload(handler)
     model: PayloadModel[Any] = PayloadModel(declared, owner)
+    timing = {"timezone": timezone, "catch_up": catch_up, "overlap": overlap, "jitter": jitter}
+    schedule = _schedule(owner, cron, timing, model)
     return JobDefinition(
         handler=handler,
         id=job_id,
@@ -224,9 +235,25 @@ def _define(
         enabled=enabled,
         tags=kept_tags,
         metadata=kept_metadata,
+        schedule=schedule,
         is_async=_is_async(handler),
         source=source,
     )
+
+
+def _schedule(
+    owner: str, cron: str | None, timing: Mapping[str, Any], model: PayloadModel[Any]
+) -> Schedule | None:
+    schedule = make_cron_schedule(owner, cron, **timing)
+    if schedule is not None:
+        try:
+            model.store(None)
+        except PayloadInvalidError as error:
+            raise ConfigurationError(
+                f"{owner}: cron runs it with an empty payload, which its model refuses.",
+                hint="Give the model's fields defaults.",
+            ) from error
+    return schedule
 
 
 def _title(job_id: str) -> str:

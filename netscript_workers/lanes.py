@@ -39,7 +39,7 @@ class Lanes:
         jobs: defaultdict[RuntimeName, list[str]] = defaultdict(list)
         for job_id, runtime in runtimes.items():
             jobs[runtime].append(job_id)
-        self._lanes = {
+        self._lanes: dict[RuntimeName, _Lane] = {
             runtime: _Lane(json.dumps(sorted(ids)), slots[runtime]) for runtime, ids in jobs.items()
         }
         self._running: dict[str, RuntimeName] = {}
@@ -57,8 +57,8 @@ class Lanes:
             running: The ids of what still runs.
         """
         self._running = {id_: lane for id_, lane in self._running.items() if id_ in running}
-        used = Counter(self._running.values())
-        return [
-            (lane.jobs, min(free, lane.slots - used[runtime]))
-            for runtime, lane in self._lanes.items()
-        ]
+        used: Counter[RuntimeName] = Counter(self._running.values())
+        shares: list[tuple[str, int]] = []
+        for runtime, lane in self._lanes.items():
+            shares.append((lane.jobs, min(free, lane.slots - used[runtime])))
+        return shares

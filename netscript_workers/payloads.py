@@ -161,7 +161,7 @@ class PayloadModel(Generic[P]):
         Raises:
             PayloadInvalidError: The model refuses it, for it may have changed since.
         """
-        given = json.loads(text)
+        given: Any = json.loads(text)
         if self._takes_any and type(given) is dict:
             return cast("P", given)
         return self._validate(given)

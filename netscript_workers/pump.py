@@ -17,11 +17,12 @@ from netscript_workers.domain import ClaimedExecution, Outcome, RuntimeName
 from netscript_workers.errors import ResultInvalidError
 from netscript_workers.execution.outcome import not_begun
 from netscript_workers.execution.runners.pool import Recycling
-from netscript_workers.execution.runners.processes import Runner
+from netscript_workers.execution.runners.protocol import Runner
 from netscript_workers.isolation import Isolation
 from netscript_workers.jobs import JobDefinition
 from netscript_workers.lanes import Lanes
 from netscript_workers.store import claims, leases, steps
+from netscript_workers.store.claims import Probe
 from netscript_workers.store.engine import Store
 from netscript_workers.store.idempotency import DEFAULT_WINDOW
 from netscript_workers.store.outcomes import Settled
@@ -53,6 +54,7 @@ class WorkerOptions:
         grace: Seconds that running executions get when the worker stops.
         window: How long idempotency keys of actions are kept, in microseconds.
         retention: How long finished executions are kept.
+        scheduler: Whether it also fires schedules.
         version: Shown in the list of workers.
         project: The project's folder and that of its jobs, for processes that run them.
         runtime: Where jobs run that don't say it themselves.
@@ -67,6 +69,7 @@ class WorkerOptions:
     grace: float = 30.0
     window: int = DEFAULT_WINDOW
     retention: Retention = field(default_factory=Retention)
+    scheduler: bool = True
     version: str = ""
     project: tuple[Path, str] | None = None
     runtime: RuntimeName = "in-process"
@@ -264,16 +267,17 @@ class Pump:
             work.lanes = self.lanes.shares(work.slots, self._running - ended)
             work.slots = min(work.slots, sum(slots for _, slots in work.lanes))
         work.look = self._look and work.slots > 0
-        wait = _POLL_SECONDS * random.uniform(0.8, 1.0)  # noqa: S311 - spread, not secrecy
+        wait = _POLL_SECONDS * random.uniform(1.0, 1.2)  # noqa: S311 - spread, not secrecy
         ready = False
         if not work.has_results:
             if not work.look:
                 return wait
-            found = self._probe()
+            found, due_in = self._probe()
             ready = found.ready
             self._look = False
-            if not (found.ready or found.notes or found.is_due):
-                return wait if found.due_in is None else min(wait, found.due_in)
+            if not (found.ready or found.notes or due_in <= 0):
+                return min(wait, due_in)
+            work.found = found
         elif work.look:
             self._look = False
         done = self._ticker.run(work)
@@ -307,24 +311,16 @@ class Pump:
             count += 1
         return count
 
-    def _probe(self) -> _Found:
-        with self._store.read() as conn:
-            probe = claims.probe(conn)
-            if probe.next_due is None:
-                return _Found(probe.ready, probe.notes, None)
-            due_in = (probe.next_due - self._store.now(conn)) / 1e6
-        return _Found(probe.ready, probe.notes, due_in)
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    ready: bool
-    notes: bool
-    due_in: float | None
-
-    @property
-    def is_due(self) -> bool:
-        return self.due_in is not None and self.due_in <= 0
+    def _probe(self) -> tuple[Probe, float]:
+        """Look whether there is anything to do, and in how many seconds there will be."""
+        store = self._store
+        with store.read() as conn:
+            asked = time.monotonic()
+            found = claims.probe(conn, store.dialect)
+            store.heard_clock(found.clock, asked=asked)
+            if found.next_due is None:
+                return found, float("inf")
+            return found, (found.next_due - store.now(conn)) / 1e6
 
 
 def _take(items: deque[Any]) -> list[Any]:

@@ -101,6 +101,7 @@ class Settings(BaseSettings):
     idempotency_hours: float = Field(default=72.0, gt=0, le=24 * 366)
     heartbeat_seconds: float = Field(default=5.0, gt=0, le=_DAY)
     lease_seconds: float = Field(default=30.0, gt=0, le=_DAY)
+    scheduler: bool = True
     shutdown_timeout: float = Field(default=30.0, ge=0, le=_DAY)
 
     @field_validator("queue_provider", mode="before")

@@ -10,18 +10,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from netscript_workers.actions import JobCatalog
-from netscript_workers.crews import Crew
+from netscript_workers.crews import Crew, check_project
 from netscript_workers.errors import WorkerFencedError
 from netscript_workers.heartbeat import Heartbeat
 from netscript_workers.ids import new_id
 from netscript_workers.jobs import JobDefinition
 from netscript_workers.maintenance import Maintenance
 from netscript_workers.pump import Pump, WorkerOptions
+from netscript_workers.scheduler import JOB, Scheduler, declared_jobs, job_target
 from netscript_workers.store import leases, lifelines
 from netscript_workers.store.engine import Store
 from netscript_workers.store.leases import WorkerRecord
 from netscript_workers.store.lifelines import Lifeline
-from netscript_workers.store.wake import make_bell
+from netscript_workers.store.wake import Bell, make_bell
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,12 @@ class Worker:
             catalog: Where actions that name a job by its id look it up.
             give_up: Ends the process. It is called when the lease is about to end and a handler
                 keeps the loop from hearing of it.
+
+        Raises:
+            ConfigurationError: Jobs run in processes of their own, and there is no project in
+                which those would find them.
         """
+        check_project(jobs, options)
         self.id = new_id()
         self._store = store
         self._jobs = jobs
@@ -135,9 +141,12 @@ class Worker:
             on_rescued=pump.look,
             find_suspects=crew.isolation.look,
         )
+        scheduler = self._scheduler(pump, bell) if self._options.scheduler else None
         pump.start()
         heartbeat.start()
         maintenance.start()
+        if scheduler is not None:
+            scheduler.start()
         logger.info("worker %s runs %d jobs", self.id, len(self._jobs))
         try:
             await self._stop_wanted.wait()
@@ -145,10 +154,22 @@ class Worker:
         finally:
             # Who lost the lease may have lost the network: its threads wait for answers in vain.
             patience = None if self._fenced is None else _LAST_SECONDS
-            parts = (maintenance.stop, pump.stop, heartbeat.stop)
+            parts = [maintenance.stop, pump.stop, heartbeat.stop]
+            if scheduler is not None:
+                parts.append(scheduler.stop)
             await asyncio.gather(*(asyncio.to_thread(stop, patience) for stop in parts))
             await crew.close()
             bell.close()
+
+    def _scheduler(self, pump: Pump, bell: Bell) -> Scheduler:
+        def fired() -> None:
+            pump.look()
+            bell.ring()
+
+        declared = declared_jobs(self._jobs.values())
+        return Scheduler(
+            self._store, declared, {JOB: job_target(self._jobs)}, on_fired=fired, id=self.id
+        )
 
     def _fence(self, reason: str, crew: Crew) -> None:
         logger.error("worker %s ends: %s", self.id, reason)

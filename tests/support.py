@@ -46,6 +46,15 @@ async def eventually_async(
         await asyncio.sleep(0.01)
 
 
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs; a zombie that nobody has reaped does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
 def free_port() -> int:
     """Return a port that was free just now."""
     with socket.socket() as probe:

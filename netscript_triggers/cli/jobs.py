@@ -13,6 +13,7 @@ from netscript_triggers.cli.output import AsJson, ProjectDir, load_settings, pri
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from netscript_workers.jobs import JobDefinition
     from netscript_workers.records import ExecutionRecord
     from netscript_workers.store.engine import Store
 
@@ -37,6 +38,7 @@ def list_(project: ProjectDir = Path(), as_json: AsJson = False) -> None:
             "max_attempts": job.retry.max_attempts,
             "timeout": job.timeout,
             "enabled": job.enabled,
+            **_timing(job),
             "source": job.source,
         }
         for job in found
@@ -45,13 +47,34 @@ def list_(project: ProjectDir = Path(), as_json: AsJson = False) -> None:
         print_json({"jobs": shown, "total": len(shown)})
         return
     print_table(
-        ("ID", "TOPIC", "PRIORITY", "ATTEMPTS", "TIMEOUT", "SOURCE"),
+        ("ID", "TOPIC", "PRIORITY", "ATTEMPTS", "TIMEOUT", "CRON", "NEXT", "SOURCE"),
         [
-            (j["id"], j["topic"], j["priority"], j["max_attempts"], j["timeout"], j["source"])
+            (
+                *(j["id"], j["topic"], j["priority"], j["max_attempts"], j["timeout"]),
+                *(_cron(j), j["next_at"], j["source"]),
+            )
             for j in shown
         ],
         empty=f"There are no jobs in {settings.project_dir / settings.jobs_dir}.",
     )
+
+
+def _timing(job: JobDefinition[Any, Any]) -> dict[str, Any]:
+    """Tell when a job runs by itself; a disabled one does not."""
+    if job.schedule is None:
+        return {"cron": None, "timezone": None, "next_at": None}
+    from netscript_workers.clock import to_micros, to_rfc3339
+    from netscript_workers.schedules import preview
+
+    upcoming = preview(job.schedule, 1) if job.enabled else []
+    next_at = [to_rfc3339(to_micros(one.at)) for one in upcoming]
+    times = {"cron": job.schedule.cron, "timezone": job.schedule.timezone}
+    return {**times, "next_at": next_at[0] if next_at else None}
+
+
+def _cron(shown: dict[str, Any]) -> str | None:
+    cron, zone = shown["cron"], shown["timezone"]
+    return cron if cron is None or zone == "UTC" else f"{cron} {zone}"
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`dev`, `serve`, `worker`: the processes."""
+"""`dev`, `serve`, `worker`, `scheduler`: the processes."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(dev)
     app.command()(serve)
     app.command()(worker)
+    app.command()(scheduler)
 
 
 def dev(
@@ -90,17 +91,34 @@ def worker(
     topics: Annotated[
         str | None, typer.Option(help="Serve these only: a,b.", show_default=False)
     ] = None,
+    no_scheduler: Annotated[
+        bool, typer.Option("--no-scheduler", help="Fire no schedules; others must.")
+    ] = False,
     log_level: LogLevel = "info",
     supervised: Supervised = False,
 ) -> None:
-    """Run jobs; run any number of these."""
+    """Run jobs and fire schedules; run any number of these."""
     from netscript_workers.app import run_worker
 
     _log(log_level)
-    settings = load_settings(project, concurrency=concurrency, runtime=runtime, topics=topics)
+    settings = load_settings(
+        project,
+        concurrency=concurrency,
+        runtime=runtime,
+        topics=topics,
+        scheduler=False if no_scheduler else None,
+    )
     if supervised:
         _end_with_parent()
     raise typer.Exit(run_worker(settings))
+
+
+def scheduler(project: ProjectDir = Path(), log_level: LogLevel = "info") -> None:
+    """Fire schedules and run nothing; run any number of these."""
+    from netscript_workers.app import run_scheduler
+
+    _log(log_level)
+    raise typer.Exit(run_scheduler(load_settings(project)))
 
 
 def _log(level: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from operator import itemgetter
 
@@ -116,17 +116,19 @@ class Probe:
         ready: Something is queued.
         notes: A concurrency key waits to be looked at.
         next_due: When the next scheduled execution is due, in microseconds since the epoch.
+        clock: The server's clock, if it is not this machine's.
     """
 
     ready: bool
     notes: bool
     next_due: int | None
+    clock: int | None = field(default=None, compare=False)
 
 
-def probe(conn: Connection) -> Probe:
+def probe(conn: Connection, dialect: Dialect) -> Probe:
     """Look, in one statement that writes nothing, whether there is anything to do."""
-    row = conn.execute(_PROBE).one()
-    return Probe(ready=bool(row.ready), notes=bool(row.notes), next_due=row.next_due)
+    row = conn.execute(_probe(dialect)).one()
+    return Probe(bool(row.ready), bool(row.notes), row.next_due, row.clock)
 
 
 def next_due(conn: Connection) -> int | None:
@@ -151,15 +153,20 @@ _TOPICS = text(
 _NEXT_DUE = text(
     "SELECT run_at FROM netscript_executions WHERE status = 'scheduled' ORDER BY run_at LIMIT 1"
 )
-_PROBE = text(
-    """
-    SELECT EXISTS (
-            SELECT 1 FROM netscript_executions WHERE status = 'queued' AND NOT parked) AS ready,
-        EXISTS (SELECT 1 FROM netscript_admissions) AS notes,
-        (SELECT run_at FROM netscript_executions WHERE status = 'scheduled'
-         ORDER BY run_at LIMIT 1) AS next_due
-    """
-)
+
+
+@cache
+def _probe(dialect: Dialect) -> TextClause:
+    return text(
+        f"""
+        SELECT EXISTS (
+                SELECT 1 FROM netscript_executions WHERE status = 'queued' AND NOT parked) AS ready,
+            EXISTS (SELECT 1 FROM netscript_admissions) AS notes,
+            (SELECT run_at FROM netscript_executions WHERE status = 'scheduled'
+             ORDER BY run_at LIMIT 1) AS next_due,
+            {dialect.clock} AS clock
+        """
+    )
 
 
 @cache

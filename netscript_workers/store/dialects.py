@@ -22,6 +22,8 @@ class Dialect(ABC):
     # Appended to a SELECT whose rows are about to be changed.
     for_update: ClassVar[str]
     skip_locked: ClassVar[str]
+    # The server's clock in microseconds, as a column; NULL where it is this machine's.
+    clock: ClassVar[str]
     # Begins a transaction that reads one snapshot, whatever others commit meanwhile.
     begin_snapshot: ClassVar[str]
 
@@ -81,6 +83,10 @@ class Dialect(ABC):
         """Take a lock until the end of this transaction, or return False at once."""
 
     @abstractmethod
+    def lock(self, conn: Connection, name: str) -> None:
+        """Take a lock until the end of this transaction, whoever has it now."""
+
+    @abstractmethod
     def is_contention(self, error: DBAPIError) -> bool:
         """Tell whether somebody else's transaction was in the way."""
 
@@ -128,6 +134,7 @@ class SqliteDialect(Dialect):
     name = "sqlite"
     for_update = ""
     skip_locked = ""
+    clock = "NULL"
     begin_snapshot = "BEGIN DEFERRED"
 
     def insert_all(self, conn: Connection, parts: Sequence[Part]) -> None:
@@ -177,6 +184,9 @@ class SqliteDialect(Dialect):
     def try_lock(self, conn: Connection, name: str) -> bool:
         """A write transaction excludes all others already."""
         return True
+
+    def lock(self, conn: Connection, name: str) -> None:
+        """A write transaction excludes all others already."""
 
     def is_contention(self, error: DBAPIError) -> bool:
         """Tell by the driver's message; SQLite's code is not on every version's error."""
@@ -231,6 +241,7 @@ class PostgresDialect(Dialect):
     name = "postgresql"
     for_update = "FOR UPDATE"
     skip_locked = "FOR UPDATE SKIP LOCKED"
+    clock = "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)"
     begin_snapshot = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 
     def insert_all(self, conn: Connection, parts: Sequence[Part]) -> None:
@@ -272,8 +283,7 @@ class PostgresDialect(Dialect):
 
     def measure_clock(self, conn: Connection) -> int | None:
         """Ask the server."""
-        asked = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)"
-        return int(conn.exec_driver_sql(asked).scalar_one())
+        return int(conn.exec_driver_sql(f"SELECT {self.clock}").scalar_one())
 
     def set_lock_timeout(self, conn: Connection, seconds: float) -> None:
         """Set it for the session."""
@@ -285,6 +295,10 @@ class PostgresDialect(Dialect):
         """Take a transaction-level advisory lock."""
         locked = conn.execute(_PG_TRY_LOCK, {"name": f"netscript:{name}"})
         return bool(locked.scalar_one())
+
+    def lock(self, conn: Connection, name: str) -> None:
+        """Wait for a transaction-level advisory lock."""
+        conn.execute(_PG_LOCK, {"name": f"netscript:{name}"})
 
     def is_contention(self, error: DBAPIError) -> bool:
         """Lock timeout, deadlock, serialization failure."""
@@ -303,6 +317,7 @@ def _sqlstate(error: DBAPIError) -> str:
 
 
 _PG_TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))")
+_PG_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
 
 # An array is a filter on the index scan. A subquery would be a join, and after a join all that is
 # ready would have to be sorted.

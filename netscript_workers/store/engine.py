@@ -31,7 +31,8 @@ _SQLITE_CACHE_KIB = 8_000
 _TURN_MILLIS = 2
 # What is known of a connection's setting.
 _LOCK_TIMEOUT = "netscript_lock_timeout"
-_CLOCK_CHECK_SECONDS = 1.0
+# A worker that has nothing to do hears the time with each of its looks, once in a second or so.
+_CLOCK_CHECK_SECONDS = 1.5
 # Microseconds that two machines' clocks may drift apart in a second, slewing included.
 _CLOCK_DRIFT = 1000.0
 # Every statement of ours is made for an index. A plan that was made and kept while a table was
@@ -169,15 +170,25 @@ class DatabaseClock:
         monotonic = time.monotonic()
         if monotonic - self._asked >= _CLOCK_CHECK_SECONDS:
             told = self._dialect.measure_clock(conn)
-            answered = time.monotonic()
-            if told is None:
-                self._offset = None
-            else:
-                self._learn(told - answered * 1e6, told - monotonic * 1e6, answered)
-            self._asked = monotonic = answered
+            monotonic = self.heard(told, asked=monotonic)
         if self._offset is None:
             return self._local.now()
         return self._offset + round(monotonic * 1e6)
+
+    def heard(self, told: int | None, *, asked: float) -> float:
+        """Take in what the server's clock told just now; return when that was.
+
+        Args:
+            told: Microseconds since the epoch; None where this machine's clock is the database's.
+            asked: When the question was sent, by the monotonic clock, in seconds.
+        """
+        answered = time.monotonic()
+        if told is None:
+            self._offset = None
+        else:
+            self._learn(told - answered * 1e6, told - asked * 1e6, answered)
+        self._asked = answered
+        return answered
 
     def _learn(self, least: float, most: float, at: float) -> None:
         """Take in that the offset lies between these two."""
@@ -244,6 +255,10 @@ class Store:
         """Return the database's present, in microseconds since the epoch."""
         return self._clock.now() if self._clock else self._database_clock.now(conn)
 
+    def heard_clock(self, told: int | None, *, asked: float) -> None:
+        """Take in the server's time that a statement brought along; see `DatabaseClock.heard`."""
+        self._database_clock.heard(told, asked=asked)
+
     @contextmanager
     def begin(self, *, lock_timeout: float | None = None) -> Generator[Connection]:
         """Open a write transaction; it commits at the end, or rolls back on an error."""
@@ -256,6 +271,16 @@ class Store:
                 conn.info[_LOCK_TIMEOUT] = None
                 yield conn
             conn.info[_LOCK_TIMEOUT] = wanted
+
+    @contextmanager
+    def statement(self) -> Generator[Connection]:
+        """Open a connection for one statement that writes, which is its own transaction."""
+        if self.is_sqlite:
+            with self.begin() as conn:
+                yield conn
+        else:
+            with self._reader.connect() as conn:  # it commits by itself
+                yield conn
 
     @contextmanager
     def read(self) -> Generator[Connection]:
@@ -276,21 +301,27 @@ class Store:
             finally:
                 conn.exec_driver_sql("ROLLBACK")
 
-    def dedicated(self) -> Engine:
-        """Return an engine of its own, for a thread that must never wait for the pool."""
-        return self._create_engine(1)
+    def dedicated(self, *, autocommit: bool = False) -> Engine:
+        """Return an engine of its own, for a thread that must never wait for the pool.
+
+        With `autocommit` each statement on PostgreSQL is a transaction of its own, which saves two
+        round trips; on SQLite every writer has to queue up with BEGIN all the same.
+        """
+        return self._create_engine(1, autocommit=autocommit)
 
     def dispose(self) -> None:
         """Close all connections."""
         self.engine.dispose()
         self._reader.dispose()
 
-    def _create_engine(self, pool_size: int, *, read_only: bool = False) -> Engine:
+    def _create_engine(
+        self, pool_size: int, *, read_only: bool = False, autocommit: bool = False
+    ) -> Engine:
         if not self.is_sqlite:
             patience = self._patience if self._bounded else None
             engine = create_engine(
                 self._parsed,
-                isolation_level="AUTOCOMMIT" if read_only else "READ COMMITTED",
+                isolation_level="AUTOCOMMIT" if read_only or autocommit else "READ COMMITTED",
                 pool_size=pool_size,
                 max_overflow=0,
                 # The one that was used last has the most statements prepared.

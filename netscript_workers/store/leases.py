@@ -86,9 +86,10 @@ def rescue(store: Store, own_id: str, place: Path) -> list[str]:
     a user's long transaction may hold up the heartbeats of everybody.
     """
     with store.read() as conn:
-        now = store.now(conn)
-        others = conn.execute(_OTHERS, {"id": own_id}).all()
-        orphans = [str(row.worker_id) for row in conn.execute(_ORPHANS) if row.worker_id]
+        found = conn.execute(_OTHERS_AND_ORPHANS, {"id": own_id}).all()
+        others = [row for row in found if row.lifeline is not None]
+        orphans = [str(row.id) for row in found if row.lifeline is None]
+        now = store.now(conn) if others else 0
     rescued: list[str] = []
     known = {str(other.id) for other in others} | {own_id}
     for path in place.glob("*.lock"):  # of workers that died before they were registered
@@ -127,6 +128,8 @@ def _rescue_one(store: Store, worker_id: str, *, proven: bool) -> list[str]:
         bound = {"id": worker_id, "now": now, "proven": proven}
         if conn.execute(_DELETE_DEAD, bound).rowcount != 1:
             return []
+        # What only its code had must not hold against those of others until it is missed.
+        conn.execute(_FORGET_SCHEDULER, {"id": worker_id})
         return _give_back(conn, store.dialect, worker_id, now, lost=True)
 
 
@@ -185,12 +188,13 @@ _RENEW = text(
 _SET_STATE = text("UPDATE netscript_workers SET state = :state WHERE id = :id")
 _DELETE = text("DELETE FROM netscript_workers WHERE id = :id")
 _EXISTS = text("SELECT 1 FROM netscript_workers WHERE id = :id")
-_OTHERS = text("SELECT id, lifeline, lease_until FROM netscript_workers WHERE id <> :id")
 _DELETE_DEAD = text(
     "DELETE FROM netscript_workers WHERE id = :id AND (:proven OR lease_until < :now)"
 )
-# Running rows of workers that are on no list: one step per worker, however many rows it has.
-_ORPHANS = text(
+_FORGET_SCHEDULER = text("DELETE FROM netscript_schedulers WHERE id = :id")
+# The other workers, and those that are on no list but have running rows: one step for each of
+# them, however many rows it has.
+_OTHERS_AND_ORPHANS = text(
     """
     WITH RECURSIVE w(worker_id) AS (
         SELECT (SELECT worker_id FROM netscript_executions WHERE status = 'running'
@@ -200,7 +204,9 @@ _ORPHANS = text(
                 WHERE e.status = 'running' AND e.worker_id > w.worker_id
                 ORDER BY e.worker_id LIMIT 1)
         FROM w WHERE w.worker_id IS NOT NULL)
-    SELECT worker_id FROM w WHERE worker_id IS NOT NULL
+    SELECT id, lifeline, lease_until FROM netscript_workers WHERE id <> :id
+    UNION ALL
+    SELECT worker_id, NULL, NULL FROM w WHERE worker_id IS NOT NULL
       AND worker_id NOT IN (SELECT id FROM netscript_workers)
     """
 )

@@ -9,12 +9,14 @@ from functools import cache
 from sqlalchemy import Connection, TextClause, text
 
 from netscript_workers.clock import MICROSECONDS
-from netscript_workers.store import changes, idempotency
+from netscript_workers.store import changes, fires, idempotency
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.engine import Store
 
 DAY = 24 * 3600 * MICROSECONDS
 CHUNK = 500
+# Nobody's clock is set back by that much, and an instant that came must not come again.
+FIRES_KEPT = 2 * DAY
 CHANGES_KEPT = 3600 * MICROSECONDS
 
 
@@ -46,6 +48,8 @@ def prune(store: Store, retention: Retention) -> int:
         now = store.now(conn)
         gone += idempotency.prune(conn, store.dialect, now=now, limit=CHUNK)
         gone += changes.prune(conn, before=now - CHANGES_KEPT, limit=CHUNK)
+        kept = max(FIRES_KEPT, round(retention.completed * DAY))
+        gone += fires.prune(conn, store.dialect, before=now - kept, limit=CHUNK)
     return gone
 
 

@@ -246,6 +246,50 @@ changes = Table(
     partial_index(f"{PREFIX}changes_unstamped", "id", where="seq IS NULL"),
 )
 
+schedules = Table(
+    f"{PREFIX}schedules",
+    metadata,
+    Column("id", Key, primary_key=True),
+    # What it sets off, and which one of those.
+    Column("kind", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("definition", Text, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    # The fingerprints of all its definitions in the order in which they were first seen.
+    Column("known", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("anchor", Micros, nullable=False),
+    # The cursor: the first instant that nobody has dealt with. None when there is none to come.
+    Column("next_at", Micros),
+    Column("changed_at", Micros, nullable=False),
+    partial_index(f"{PREFIX}schedules_due", "next_at", where="enabled"),
+)
+
+schedule_fires = Table(
+    f"{PREFIX}schedule_fires",
+    metadata,
+    # Whoever inserts an instant first fires it; nobody else does.
+    Column("schedule_id", Key, primary_key=True),
+    Column("nominal_at", Micros, primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("note", Text),
+    # What it led to.
+    Column("ref", Id),
+    Column("recorded_at", Micros, nullable=False),
+    Index(f"{PREFIX}fires_recorded", "recorded_at"),
+)
+
+schedulers = Table(
+    f"{PREFIX}schedulers",
+    metadata,
+    Column("id", Id, primary_key=True),
+    # Schedules that its code has, with the fingerprint of each.
+    Column("declared", Text, nullable=False),
+    Column("seen_at", Micros, nullable=False),
+)
+
 
 def include_name(name: str | None, type_: str, parent_names: Any) -> bool:
     """Leave netscript's own tables alone in a user's Alembic `env.py`.

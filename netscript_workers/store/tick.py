@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from netscript_workers.domain import ClaimedExecution, Outcome, Reason, Verdict
 from netscript_workers.errors import NetscriptError
 from netscript_workers.store import admissions, changes, claims, outcomes, steps
-from netscript_workers.store.claims import TopicRotation
+from netscript_workers.store.claims import Probe, TopicRotation
 from netscript_workers.store.engine import Store
 from netscript_workers.store.idempotency import DEFAULT_WINDOW
 from netscript_workers.store.outcomes import Settled
@@ -41,6 +41,7 @@ class Work:
         slots: How many executions could be started now.
         lanes: Where some jobs have fewer: ids of jobs, as a JSON array, and how many of them.
         look: Look for new notes and due executions, because somebody rang or time has passed.
+        found: What a look has found just now, so that none is needed.
     """
 
     ended: list[Settled] = field(default_factory=list[Settled])
@@ -50,6 +51,7 @@ class Work:
     slots: int = 0
     lanes: Sequence[tuple[str, int]] = ()
     look: bool = False
+    found: Probe | None = None
 
     @property
     def has_results(self) -> bool:
@@ -135,7 +137,7 @@ class Ticker:
             self._save_notes(conn, work, done, now)
             stored = self._settle(conn, work.ended, done, now)
             changed += stored.changed
-            if work.look:
+            if work.look and (work.found is None or work.found.notes):
                 noted, done.more = admissions.take_notes(conn, self._store.dialect)
                 keys |= noted
             keys |= self._promote(conn, work, changed, now, done)
@@ -190,7 +192,8 @@ class Ticker:
     ) -> set[str]:
         """Make ready what is due, and learn when the next one is."""
         if work.look:
-            self._next_due = claims.next_due(conn)
+            found = work.found
+            self._next_due = claims.next_due(conn) if found is None else found.next_due
         if self._next_due is None or self._next_due > now:
             return set()
         promoted, keys, count = claims.promote(conn, self._store.dialect, now)

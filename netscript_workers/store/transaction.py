@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Generator
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -149,9 +151,35 @@ def _session_committed(session: Session) -> None:
 def _connection_commits(conn: Connection) -> None:
     bell: Bell | None = conn.info.pop("netscript_bell", None)
     if bell is not None:
-        timer = threading.Timer(_AFTER_COMMIT_SECONDS, bell.ring)
-        timer.daemon = True
-        timer.start()
+        _ringer.ring(bell)
+
+
+class _Ringer:
+    """Rings a moment later, on one thread for all; a timer each would cost as much as the rest."""
+
+    def __init__(self) -> None:
+        self._wanted: SimpleQueue[tuple[float, Bell]] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def ring(self, bell: Bell) -> None:
+        self._wanted.put((time.monotonic() + _AFTER_COMMIT_SECONDS, bell))
+        # After a fork there is none, whatever the parent had.
+        if self._thread is None or not self._thread.is_alive():
+            with _lock:
+                if self._thread is None or not self._thread.is_alive():
+                    self._thread = threading.Thread(
+                        target=self._run, name="netscript-ringer", daemon=True
+                    )
+                    self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            at, bell = self._wanted.get()
+            time.sleep(max(at - time.monotonic(), 0.0))
+            bell.ring()
+
+
+_ringer = _Ringer()
 
 
 def _bell_for(engine: Engine) -> Bell:

@@ -27,6 +27,7 @@ from netscript_workers.store.findings import (
 )
 from netscript_workers.store.idempotency import Name
 from netscript_workers.store.retention import CHANGES_KEPT
+from netscript_workers.store.verify_fires import check_fires
 from netscript_workers.store.verify_live import check_live
 
 _FINAL = {status.value for status in FINAL_STATUSES}
@@ -58,6 +59,7 @@ def verify(store: Store, terms: Terms, report: Report) -> None:
         check_keys(conn, store.dialect, rows, terms, report, now)
     _check_references(store, terms, report)
     _check_changes(store, terms, report)
+    check_fires(store, terms, report)
 
 
 def chunks(store: Store, select: TextClause) -> Iterator[tuple[Connection, Rows, int]]:

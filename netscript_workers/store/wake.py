@@ -93,8 +93,13 @@ class NotifyBell:
             isolation_level="AUTOCOMMIT",
             pool_size=1,
             max_overflow=0,
-            pool_pre_ping=True,
-            connect_args=links.parameters(url, name="netscript-bell", patience=_NOTIFY_PATIENCE),
+            connect_args=links.parameters(
+                url,
+                name="netscript-bell",
+                patience=_NOTIFY_PATIENCE,
+                # A notification is a transaction, and need not wait for the disk as others do.
+                options="-c synchronous_commit=off",
+            ),
         )
         links.bound(self._engine, _NOTIFY_PATIENCE)
         self._wanted = threading.Event()

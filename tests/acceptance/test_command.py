@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from netscript_workers.store import migrations
 from netscript_workers.store.engine import Store
 from tests.kit import run, scalar
 from tests.support import (
@@ -75,7 +76,7 @@ def running(url: str) -> bool:
 def test_help_is_quick_and_names_the_commands(tmp_path: Path) -> None:
     done = netscript("--help", cwd=tmp_path)
     assert done.returncode == 0
-    for command in ("dev", "serve", "worker", "db", "jobs", "executions"):
+    for command in ("dev", "serve", "worker", "scheduler", "db", "jobs", "executions"):
         assert command in done.stdout
     assert netscript("--version", cwd=tmp_path).stdout.startswith("netscript 0.")
     code = (
@@ -109,7 +110,9 @@ def test_wrong_usage_is_exit_code_2_with_a_sentence(
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", [["worker"], ["serve", "--port", "0"], ["executions", "list"]])
+@pytest.mark.parametrize(
+    "command", [["worker"], ["scheduler"], ["serve", "--port", "0"], ["executions", "list"]]
+)
 def test_an_unmigrated_database_is_refused_in_one_sentence(
     project: Path, command: list[str]
 ) -> None:
@@ -125,8 +128,8 @@ def test_the_schema_is_upgraded_shown_and_checked(project: Path) -> None:
     for _ in range(2):
         done = netscript("db", "upgrade", cwd=project)
         assert done.returncode == 0
-        assert "is at revision 0002" in done.stdout
-    assert netscript("db", "current", cwd=project).stdout == "0002\n"
+        assert f"is at revision {migrations.head()}" in done.stdout
+    assert netscript("db", "current", cwd=project).stdout == f"{migrations.head()}\n"
     assert netscript("db", "check", cwd=project).returncode == 0
     assert (project / "netscript.db").exists()
 

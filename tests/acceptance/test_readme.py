@@ -92,3 +92,11 @@ until curl -sf http://127.0.0.1:{port}/health/ready > ready.json; do sleep 0.2; 
 def test_every_link_leads_somewhere() -> None:
     for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_job_shown_runs_by_itself(tmp_path: Path) -> None:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "reports.py").write_text(BLOCKS["run", "cron"])
+    told = run(tmp_path, sys.executable, "-m", "netscript_triggers", "jobs", "list")
+    assert "nightly-report" in told
+    assert "30 2 * * * Europe/Paris" in told

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from netscript_workers import define_job_handler
+from netscript_workers import JobContext, define_job_handler
 from netscript_workers.domain import RuntimeName
 from netscript_workers.jobs import JobDefinition
 from netscript_workers.registry import discover_jobs
@@ -28,7 +28,7 @@ PATIENCE = 60.0
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
-async def _elsewhere(ctx: Any) -> None:
+async def _elsewhere(ctx: JobContext) -> None:
     raise AssertionError("no worker here knows it")
 
 
@@ -36,10 +36,11 @@ ELSEWHERE = define_job_handler(_elsewhere, id="elsewhere")
 
 
 def working_on(
-    store: Store, runtime: RuntimeName, **options: Any
+    store: Store, runtime: RuntimeName, *, every: bool = False, **options: Any
 ) -> AbstractAsyncContextManager[Worker]:
-    """Open a worker that runs the shop's jobs in this way."""
-    jobs: dict[str, JobDefinition[Any, Any]] = dict(discover_jobs(*PROJECT))
+    """Open a worker that runs the shop's jobs in this way, those that say their own if `every`."""
+    found: dict[str, JobDefinition[Any, Any]] = dict(discover_jobs(*PROJECT))
+    jobs = {id_: one for id_, one in found.items() if every or one.runtime is None}
     options = {"concurrency": 2, "kill_grace": 0.3, "project": PROJECT, **options}
     return working(store, *jobs.values(), runtime=runtime, **options)
 
@@ -107,7 +108,16 @@ class RunnerSuite:
         }
 
     async def test_failures_are_what_they_are(self, store: Store, runtime: RuntimeName) -> None:
-        names = ("refuses", "exits", "gives-up", "too-much", "no-json")
+        register(store, [ELSEWHERE])
+        names = (
+            "refuses",
+            "exits",
+            "gives-up",
+            "too-much",
+            "no-json",
+            "asks-nobody",
+            "asks-wrongly",
+        )
         given = {name: new(name, max_attempts=9 if name == "gives-up" else 1) for name in names}
         bad = new("context", '{"order":5}')
         async with working_on(store, runtime) as at:
@@ -124,13 +134,26 @@ class RunnerSuite:
             "gives-up": ("failed", "error", 1),
             "too-much": ("failed", "result refused", 1),
             "no-json": ("failed", "result refused", 1),
+            "asks-nobody": ("failed", "result refused", 1),
+            "asks-wrongly": ("failed", "result refused", 1),
         }
         assert found["refuses"].execution.error == "declined"
         assert found["refuses"].execution.result == {"code": 51}
         assert found["exits"].execution.error == "SystemExit: enough"
         assert found["gives-up"].execution.error == "GivenUp: it can't be"
         assert "2,000,002 bytes of JSON" in str(found["too-much"].execution.error)
+        assert 'Did you mean "elsewhere"?' in str(found["asks-nobody"].execution.error)
+        assert "nothing that JSON can hold" in str(found["asks-wrongly"].execution.error)
         assert (refused.status, refused.reason) == ("failed", "payload refused")
+
+    async def test_all_steps_of_an_earlier_attempt_come_back_however_large(
+        self, store: Store, runtime: RuntimeName
+    ) -> None:
+        async with working_on(store, runtime) as at:
+            told = await at.ended(at.enqueue_by_name("many-steps"), seconds=PATIENCE)
+        assert (told.execution.status, told.execution.attempt) == ("completed", 2)
+        assert told.execution.result == 6 * 900_000
+        assert {step.attempt for step in told.steps} == {1}
 
     async def test_a_snooze_costs_no_attempt(
         self, store: Store, runtime: RuntimeName, tmp_path: Path

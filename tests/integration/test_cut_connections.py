@@ -221,7 +221,8 @@ async def test_a_tick_whose_answer_is_lost_after_the_commit_doubles_and_loses_no
     cuts = 0
     keyed = [new("first", concurrency_key=f"key-{n % 5}") for n in range(40)]
     ids = told(put(direct, *keyed, *(new("first") for _ in range(40))))
-    async with working(store, first, following, concurrency=4):
+    # The commits that are cut are those of ticks.
+    async with working(store, first, following, concurrency=4, scheduler=False):
         done = proxy.cut_at(COMMIT, "after")
         deadline = time.monotonic() + 30
         while scalar(direct, LIVE) and time.monotonic() < deadline:

@@ -73,7 +73,8 @@ class Child:
         self._decoder = wire.Decoder()
         self._unsent = bytearray()
         self._lock = threading.Lock()
-        self._is_gone = False
+        self._is_gone = False  # under the lock: reaped, so that its number may be another's
+        self._is_buried = False  # on the loop: its death has been told
         fd = theirs.fileno()
         command = [sys.executable, "-m", _MODULE, str(os.getpid()), str(fd)]
         try:
@@ -106,11 +107,13 @@ class Child:
         self.tell({"t": "setup", **setup, "log_level": level})
 
     def tell(self, message: Message) -> None:
-        """Say something; what it can't take yet waits here.
+        """Say something; what it can't take yet waits here. To the dead nothing is said.
 
         Raises:
             FrameTooLongError: It is longer than a frame may be.
         """
+        if self._is_buried:
+            return
         was_idle = not self._unsent
         self._unsent += wire.encode(message)
         if was_idle:
@@ -172,6 +175,7 @@ class Child:
         for data in self._last_words():
             self._take(data)
         self._socket.close()
+        self._is_buried = True
         self._guard.forget(self.pid)
         self._on_death(self, death)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from netscript_workers.domain import ClaimedExecution, RuntimeName
-from netscript_workers.execution.runners.processes import Runner
+from netscript_workers.execution.runners.protocol import Runner
 from netscript_workers.jobs import JobDefinition
 
 

@@ -119,7 +119,7 @@ def load_outcome(claim: ClaimedExecution, told: Message) -> Outcome:
         FrameError: It is no outcome.
     """
     try:
-        facts = {
+        facts: Message = {
             **told,
             "execution_id": claim.id,
             "token": claim.token,
@@ -138,7 +138,8 @@ def _reason(told: str | None) -> Reason | None:
 
 
 def _action(told: Message) -> NewExecution:
-    return NewExecution(**{**told, "triggered_by": TriggeredBy(told["triggered_by"])})
+    facts: Message = {**told, "triggered_by": TriggeredBy(told["triggered_by"])}
+    return NewExecution(**facts)
 
 
 def dump_prepared(job: PreparedJob) -> Message:

@@ -18,6 +18,7 @@ from netscript_workers.errors import ConfigurationError
 from netscript_workers.store.engine import DatabaseClock, Store, masked, parse_url
 from netscript_workers.testing import ManualClock
 from tests.kit import new, put, run, scalar
+from tests.support import eventually
 
 EXECUTIONS = "SELECT count(*) FROM netscript_executions"
 
@@ -192,6 +193,12 @@ def test_a_server_that_was_restarted_costs_nobody_an_error(postgres_url: str) ->
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
+        left = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+            "AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        )
+        # They are told to end, and end when they hear of it.
+        eventually(lambda: other.execute(left).fetchone() == (0,))
     put(store, new())
     assert scalar(store, EXECUTIONS) == 2
     store.dispose()

@@ -83,8 +83,6 @@ def test_a_value_that_cannot_work_is_refused_with_what_can(
 @pytest.mark.parametrize(
     "options",
     [
-        {"cron": "* * * * *"},
-        {"timezone": "Europe/Berlin"},
         {"max_concurrency": 1},
         {"rate": "10/s"},
     ],

@@ -67,6 +67,9 @@ def test_every_option_is_kept() -> None:
         "runtime": "in-process",
         "cron": None,
         "timezone": "UTC",
+        "catch_up": "latest",
+        "overlap": "allow",
+        "jitter": 0.0,
         "priority": 0,
         "max_concurrency": None,
         "strict_order": True,
@@ -84,11 +87,14 @@ def test_every_option_is_kept() -> None:
         for name, value in options.items()
         if name in kept
     }
-    # The others are refused with any other value.
+    # The others are refused with any other value, or are kept in the schedule.
     assert options.keys() - kept.keys() == {
         "payload",
         "cron",
         "timezone",
+        "catch_up",
+        "overlap",
+        "jitter",
         "max_concurrency",
         "rate",
     }

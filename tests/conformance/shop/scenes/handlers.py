@@ -182,6 +182,25 @@ async def too_much(ctx: JobContext) -> str:
     return "x" * 2_000_000
 
 
+@job(id="asks-nobody", retry=Retry(max_attempts=1))
+async def asks_nobody(ctx: JobContext) -> JobResult:
+    return create_success_result(actions=[enqueue_job("elsewher")])
+
+
+@job(id="asks-wrongly", retry=Retry(max_attempts=1))
+def asks_wrongly(ctx: JobContext) -> JobResult:
+    return create_success_result(actions=[enqueue_job("elsewhere", {"any": object()})])
+
+
+@job(id="many-steps", retry=AT_ONCE)
+async def many_steps(ctx: JobContext) -> int:
+    """Have more to remember than fits into one message."""
+    sizes = [len(await ctx.step(f"step-{n}", "x".__mul__, 900_000)) for n in range(6)]
+    if ctx.attempt == 1:
+        raise LookupError
+    return sum(sizes)
+
+
 @job(id="no-json")
 def no_json(ctx: JobContext) -> object:
     return object()

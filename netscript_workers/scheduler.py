@@ -1,0 +1,208 @@
+"""The scheduler: fires what is due, beside any number of others that do the same."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from netscript_workers.actions import Cause, enqueue_job, resolve
+from netscript_workers.clock import MICROSECONDS, from_micros, to_micros, to_rfc3339
+from netscript_workers.domain import TriggeredBy
+from netscript_workers.ids import new_id
+from netscript_workers.instants import Instant
+from netscript_workers.jobs import JobDefinition
+from netscript_workers.schedules import Declared, make_plan, starts_at
+from netscript_workers.store import fires, schedules
+from netscript_workers.store.definitions import ConnectionCatalog
+from netscript_workers.store.engine import Store
+from netscript_workers.store.fires import Start, Target
+from netscript_workers.store.outbox import Submission
+from netscript_workers.store.schedules import StoredSchedule
+
+logger = logging.getLogger(__name__)
+
+JOB = "job"
+
+# With nothing due sooner it looks this often: a statement, which also says that it lives.
+_LOOK_SECONDS = 60.0
+# What came due and can't be dealt with is tried again after this.
+_AGAIN_SECONDS = 5.0
+_FIRST_BACKOFF = 0.5
+_LAST_BACKOFF = 30.0
+# The wait is not exact, and a look that comes a moment early costs one more.
+_MARGIN_SECONDS = 0.001
+
+
+def declared_jobs(jobs: Iterable[JobDefinition[Any, Any]]) -> list[Declared]:
+    """Return the schedules of jobs that have one and are enabled."""
+    return [
+        Declared(id=f"job:{job.id}", kind=JOB, target=job.id, schedule=job.schedule)
+        for job in jobs
+        if job.schedule is not None and job.enabled
+    ]
+
+
+class Scheduler:
+    """One thread that fires schedules as they come due.
+
+    It fires those of all processes: a definition is data, so whoever is there can go by it. Each
+    instant is dealt with once, because the cursor moves, the instant is recorded and what it sets
+    off is stored in one transaction.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        declared: Sequence[Declared],
+        targets: Mapping[str, Target],
+        *,
+        on_fired: Callable[[], None] = lambda: None,
+        id: str | None = None,  # noqa: A002 - as everything has one
+    ) -> None:
+        """Prepare; `start()` starts the thread.
+
+        Args:
+            store: Where schedules and executions are.
+            declared: The schedules that this process's code has.
+            targets: What schedules of each kind set off; others are left to others.
+            on_fired: Called, from the thread, when there is work.
+            id: Of this scheduler; by default a new one.
+        """
+        self.id = id or new_id()
+        self._store = store
+        self._declared = declared
+        self._targets = targets
+        self._on_fired = on_fired
+        # Who else was there when the definitions were last looked at; None: not yet.
+        self._others: str | None = None
+        # The database's present at the last look.
+        self._seen_at = 0
+        self._poked = threading.Event()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="netscript-scheduler", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Look at the database now, because a definition has changed."""
+        self._poked.set()
+
+    def stop(self, patience: float | None = None) -> None:
+        """Finish what is being fired, then leave; wait so many seconds at most."""
+        self._stopped = True
+        self._poked.set()
+        if self._thread.is_alive():
+            self._thread.join(patience)
+
+    def _run(self) -> None:
+        backoff = _FIRST_BACKOFF
+        while not self._stopped:
+            self._poked.clear()
+            try:
+                wait = self.turn()
+            except Exception as error:  # noqa: BLE001 - the next look may do better
+                _tell("schedules were put off", error)
+                wait, backoff = backoff * _spread(), min(backoff * 2, _LAST_BACKOFF)
+            else:
+                backoff = _FIRST_BACKOFF
+            if not self._stopped:
+                self._poked.wait(wait)
+        try:
+            schedules.leave(self._store, self.id)
+        except Exception as error:  # noqa: BLE001 - who is not seen again is forgotten
+            _tell("the scheduler left without a word", error)
+
+    def turn(self) -> float:
+        """Look once and fire what is due; return the seconds until the next look."""
+        look = self._look()
+        if look.next_at is None:
+            return _LOOK_SECONDS * _spread()
+        if look.next_at > look.now:
+            due_in = (look.next_at - look.now) / MICROSECONDS + _MARGIN_SECONDS
+            return min(due_in, _LOOK_SECONDS * _spread())
+        return 0.0 if self._fire_due() else _AGAIN_SECONDS * _spread()
+
+    def _look(self) -> schedules.Look:
+        if self._others is None:
+            return self._declare(forget=True)
+        look = schedules.look(self._store, self.id, tuple(self._targets))
+        if look is None:  # it slept, and was taken for dead
+            return self._declare(forget=False)
+        asleep = abs(look.now - self._seen_at) > schedules.ALIVE_FOR
+        self._seen_at = look.now
+        # Who has slept, or sees the clock jump, can't tell who else is gone: it waits and sees.
+        if look.others != self._others and not asleep:
+            return self._declare(forget=True)
+        return look
+
+    def _declare(self, *, forget: bool) -> schedules.Look:
+        schedules.declare(self._store, self.id, self._declared, forget=forget)
+        look = schedules.look(self._store, self.id, tuple(self._targets))
+        assert look is not None
+        self._seen_at = look.now
+        self._others = look.others if forget else "to be looked at again"
+        return look
+
+    def _fire_due(self) -> bool:
+        """Fire what is due; tell whether all of it was dealt with, by whomever."""
+        with self._store.read() as conn:
+            now = self._store.now(conn)
+            found = schedules.due(conn, self._store.dialect, tuple(self._targets), now)
+        dealt_with = True
+        for one in found:
+            try:
+                self._fire(one, now)
+            except (LookupError, ValueError, DBAPIError) as error:
+                # No such zone on this machine, or data of its own: nothing to hold up others for.
+                if isinstance(error, DBAPIError) and not self._store.dialect.is_bad_data(error):
+                    raise
+                _tell(f"the schedule {one.id} was put off", error)
+                dealt_with = False
+        return dealt_with
+
+    def _fire(self, one: StoredSchedule, now: int) -> None:
+        assert one.next_at is not None
+        plan = make_plan(one.schedule, anchor=one.anchor, cursor=one.next_at, now=from_micros(now))
+        refs = fires.fire(self._store, one, plan, self._targets[one.kind])
+        if refs:
+            logger.info("schedule %s fired %d times", one.id, len(refs))
+            self._on_fired()
+
+
+def job_target(jobs: Mapping[str, JobDefinition[Any, Any]]) -> Target:
+    """Return what a job's schedule sets off: an execution with an empty payload.
+
+    Args:
+        jobs: Those at hand; others are looked up among those that some process has registered.
+    """
+
+    def starts(conn: Connection, due: StoredSchedule, instants: Sequence[Instant]) -> list[Start]:
+        catalog, job = ConnectionCatalog(conn), jobs.get(due.target, due.target)
+        found: list[Start] = []
+        for instant in instants:
+            nominal = to_rfc3339(to_micros(instant.at))
+            action = enqueue_job(job, run_at=starts_at(due.id, due.schedule, instant.at))
+            cause = Cause(triggered_by=TriggeredBy.CRON, correlation_id=f"{due.id}@{nominal}")
+            new = resolve(action, catalog, cause)
+            found.append(Start(new.id, Submission(executions=(new,))))
+        return found
+
+    return starts
+
+
+def _tell(what: str, error: Exception) -> None:
+    cause = getattr(error, "orig", None) or error
+    logger.warning("%s: %s", what, type(cause).__name__)
+
+
+def _spread() -> float:
+    """Keep many schedulers from doing the same at the same moment."""
+    return random.uniform(0.8, 1.0)  # noqa: S311 - spread, not secrecy

@@ -1,0 +1,169 @@
+"""Fires: each instant of a schedule is dealt with once, whoever and how many look at it.
+
+The cursor moves, the instants are recorded and what they set off is stored in one transaction.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import TypeAlias
+
+from sqlalchemy import Connection, TextClause, text
+
+from netscript_workers.clock import from_micros, to_micros
+from netscript_workers.errors import NetscriptError
+from netscript_workers.instants import Instant
+from netscript_workers.schedules import Plan, told_late
+from netscript_workers.store import outbox
+from netscript_workers.store.dialects import Dialect
+from netscript_workers.store.engine import Store
+from netscript_workers.store.outbox import Submission
+from netscript_workers.store.schedules import StoredSchedule
+
+FIRED = "fired"
+SKIPPED = "skipped"
+# So many fires back, something unfinished counts as an overlap.
+_LOOKED_AT = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What an instant sets off.
+
+    Attributes:
+        ref: The id of the execution or event.
+        submission: What is stored for it.
+    """
+
+    ref: str
+    submission: Submission
+
+
+# Says what instants of a schedule set off. It may read, and a NetscriptError refuses all of them.
+Target: TypeAlias = Callable[[Connection, StoredSchedule, Sequence[Instant]], Sequence[Start]]
+
+
+def fire(store: Store, due: StoredSchedule, plan: Plan, target: Target) -> list[str]:
+    """Do what a plan says, unless somebody else has; return the ids of what was set off.
+
+    Args:
+        store: Where.
+        due: The schedule as it was when the plan was made.
+        plan: What to do.
+        target: Says what its instants set off.
+    """
+    with store.begin() as conn:
+        now = store.now(conn)
+        present = from_micros(now)
+        cursor = {
+            "id": due.id,
+            "version": due.version,
+            "cursor": _micros(due.next_at),
+            "next_at": _micros(plan.next_at),
+        }
+        if conn.execute(_MOVE, cursor).rowcount == 0:
+            return []
+        fires, skipped = _without_overlaps(conn, due, plan)
+        starts: Sequence[Start] = ()
+        try:
+            starts = target(conn, due, fires) if fires else ()
+        except NetscriptError as error:
+            skipped = [*skipped, *(one.noted(f"refused: {error.code}") for one in fires)]
+            fires = []
+        rows = [
+            _row(told_late(one, present), FIRED, start.ref)
+            for one, start in zip(fires, starts, strict=True)
+        ]
+        rows += [_row(one, SKIPPED, None) for one in skipped]
+        if not rows:
+            return []
+        asked = {"rows": json.dumps(rows), "id": due.id, "version": due.version, "now": now}
+        taken = set(conn.execute(_record(store.dialect), asked).scalars())
+        own = [
+            start for one, start in zip(fires, starts, strict=True) if to_micros(one.at) in taken
+        ]
+        if own:
+            outbox.store(conn, store.dialect, [start.submission for start in own], now=now)
+        return [start.ref for start in own]
+
+
+def prune(conn: Connection, dialect: Dialect, *, before: int, limit: int) -> int:
+    """Forget instants that came and were recorded before this; return how many.
+
+    The last one of a schedule that fired stays: what it led to may still run.
+    """
+    bound = {"before": before, "limit": limit}
+    return conn.execute(_prune(dialect), bound).rowcount
+
+
+def _without_overlaps(
+    conn: Connection, due: StoredSchedule, plan: Plan
+) -> tuple[list[Instant], list[Instant]]:
+    if due.schedule.overlap == "allow" or not plan.fires:
+        return plan.fires, plan.skipped
+    *before, last = plan.fires
+    bound = {"id": due.id, "limit": _LOOKED_AT}
+    busy = conn.execute(_UNFINISHED, bound).first() is not None
+    passed = [one.noted("would overlap; overlap=skip") for one in before]
+    if busy:
+        passed.append(last.noted("the one before is unfinished; overlap=skip"))
+    return ([] if busy else [last]), [*plan.skipped, *passed]
+
+
+def _row(instant: Instant, outcome: str, ref: str | None) -> dict[str, object]:
+    facts = {"at": to_micros(instant.at), "outcome": outcome}
+    return {**facts, "note": instant.note, "ref": ref}
+
+
+def _micros(at: datetime | None) -> int | None:
+    return None if at is None else to_micros(at)
+
+
+_MOVE = text(
+    """
+    UPDATE netscript_schedules SET next_at = :next_at
+    WHERE id = :id AND version = :version AND next_at = :cursor AND enabled
+    """
+)
+
+
+@cache
+def _record(dialect: Dialect) -> TextClause:
+    source = dialect.records(at="bigint", outcome="text", note="text", ref="id")
+    return text(
+        f"""
+        INSERT INTO netscript_schedule_fires
+            (schedule_id, nominal_at, version, outcome, note, ref, recorded_at)
+        SELECT :id, r.at, :version, r.outcome, r.note, r.ref, :now FROM {source} WHERE true
+        ON CONFLICT (schedule_id, nominal_at) DO NOTHING RETURNING nominal_at
+        """
+    )
+
+
+_UNFINISHED = text(
+    """
+    SELECT 1 FROM netscript_executions WHERE id IN (
+        SELECT ref FROM netscript_schedule_fires WHERE schedule_id = :id AND ref IS NOT NULL
+        ORDER BY nominal_at DESC LIMIT :limit)
+    LIMIT 1
+    """
+)
+
+
+@cache
+def _prune(dialect: Dialect) -> TextClause:
+    return text(
+        f"""
+        DELETE FROM netscript_schedule_fires WHERE (schedule_id, nominal_at) IN (
+            SELECT f.schedule_id, f.nominal_at FROM netscript_schedule_fires f
+            WHERE f.recorded_at < :before AND f.nominal_at < :before
+              AND (f.outcome <> '{FIRED}' OR EXISTS (
+                SELECT 1 FROM netscript_schedule_fires l WHERE l.schedule_id = f.schedule_id
+                  AND l.nominal_at > f.nominal_at AND l.outcome = '{FIRED}'))
+            ORDER BY f.recorded_at LIMIT :limit {dialect.skip_locked})
+        """
+    )

@@ -1,0 +1,137 @@
+"""Whose definition of a schedule holds, through deploys, roll-backs and removals."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from netscript_workers.scheduler import Scheduler
+from netscript_workers.store.engine import Store
+from netscript_workers.testing import ManualClock
+from tests.integration.scheduling import (
+    assert_each_once,
+    by_cronsim,
+    declared,
+    fired,
+    look,
+    scheduler,
+    set_clock,
+    stored,
+    utc,
+)
+from tests.kit import scalar
+
+START = utc("2026-01-01T10:00")
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture(autouse=True)
+def at_start(clock: ManualClock) -> None:
+    set_clock(clock, START)
+
+
+def leave(store: Store, one: Scheduler) -> None:
+    one.stop()
+    one.start()  # it finds that it was stopped, and says goodbye
+    one._thread.join(10)
+    assert scalar(store, "SELECT count(*) FROM netscript_schedulers WHERE id = :id", id=one.id) == 0
+
+
+@pytest.mark.trap("D-81")
+def test_an_old_process_that_restarts_last_rewrites_nothing(
+    timed_store: Store, clock: ManualClock
+) -> None:
+    old, new = declared(cron="0 * * * *"), declared(cron="*/20 * * * *")
+    first = scheduler(timed_store, old)
+    look(first)
+    second = scheduler(timed_store, new, declared("added", cron="*/30 * * * *"))
+    look(second)
+    leave(timed_store, first)
+    again = scheduler(timed_store, old)
+    look(again)
+    assert stored(timed_store).schedule == new.schedule
+    assert stored(timed_store).version == 2
+    assert stored(timed_store, "added").enabled
+    for _ in range(60):
+        clock.advance(60)
+        look(again, second)
+    assert fired(timed_store) == [START + n * 20 * MINUTE for n in (1, 2, 3)]
+    assert fired(timed_store, "added") == [START + n * 30 * MINUTE for n in (1, 2)]
+    assert_each_once(timed_store, ["added", "tick"])
+
+
+@pytest.mark.trap("D-81")
+def test_a_roll_back_holds_when_the_last_of_the_newer_is_gone(
+    timed_store: Store, clock: ManualClock
+) -> None:
+    old, new = declared(cron="0 * * * *"), declared(cron="*/20 * * * *")
+    look(scheduler(timed_store, old))
+    clock.advance(3600)
+    killed = scheduler(timed_store, new)
+    look(killed)
+    back = scheduler(timed_store, old)
+    for _ in range(5):
+        assert stored(timed_store).schedule == new.schedule
+        clock.advance(30)
+        look(back)
+    clock.advance(60)  # nobody has seen the newer one for longer than it takes
+    look(back)
+    assert stored(timed_store).schedule == old.schedule
+    assert stored(timed_store).version == 3
+    # And should it live after all, its definition is the newer one.
+    look(killed)
+    assert stored(timed_store).schedule == new.schedule
+
+
+@pytest.mark.trap("D-79")
+def test_who_sees_the_clock_jump_takes_nobody_for_dead(
+    timed_store: Store, clock: ManualClock
+) -> None:
+    old, new = declared(cron="0 * * * *"), declared(cron="*/20 * * * *")
+    first = scheduler(timed_store, old)
+    second = scheduler(timed_store, new)
+    look(first, second)
+    clock.advance(7200)
+    look(first)
+    assert stored(timed_store).schedule == new.schedule
+    assert fired(timed_store) == [START + timedelta(hours=2)]
+    clock.advance(60)
+    look(second, first)
+    assert stored(timed_store).schedule == new.schedule
+
+
+@pytest.mark.trap("D-81")
+def test_a_schedule_that_is_removed_from_the_code_is_disabled_and_kept(
+    timed_store: Store, clock: ManualClock
+) -> None:
+    removed, kept = declared("removed", cron="* * * * *"), declared(cron="* * * * *")
+    older = scheduler(timed_store, removed, kept)
+    look(older)
+    newer = scheduler(timed_store, kept)
+    look(newer)
+    assert stored(timed_store, "removed").enabled  # somebody has it
+    leave(timed_store, older)
+    look(newer)
+    assert not stored(timed_store, "removed").enabled
+    clock.advance(600)
+    look(newer)
+    assert fired(timed_store, "removed") == []
+    assert len(fired(timed_store)) == 1
+    # Should anybody have it again, its cursor is where it was.
+    look(scheduler(timed_store, removed, kept))
+    assert fired(timed_store, "removed") == [START + 10 * MINUTE]
+
+
+def test_a_changed_expression_counts_from_now_and_another_policy_changes_no_cursor(
+    timed_store: Store, clock: ManualClock
+) -> None:
+    look(scheduler(timed_store, declared(cron="*/10 * * * *")))
+    clock.advance(1900)
+    look(scheduler(timed_store, declared(cron="*/7 * * * *")))
+    assert fired(timed_store) == []
+    assert stored(timed_store).next_at == START + 35 * MINUTE
+    clock.advance(3600)
+    look(scheduler(timed_store, declared(cron="*/7 * * * *", catch_up="all")))
+    assert fired(timed_store) == by_cronsim("*/7 * * * *", START + 32 * MINUTE, START + 91 * MINUTE)
+    assert stored(timed_store).version == 3
