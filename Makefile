@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check chaos soak bench bench-full format clean
+.PHONY: help demo test check coverage chaos soak bench bench-full format clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -28,6 +28,9 @@ demo: $(VENV)/.base ## A signed payment webhook, from the socket to the result (
 	@$(BIN)/python -m netscript_triggers.demo
 
 test: check ## Every check and test; uses the servers it finds and says which it does not
+	$(BIN)/python -m pytest -n $(JOBS)
+
+coverage: $(VENV)/.dev ## The tests again, and which lines they did not reach
 	@rm -f .coverage .coverage.*
 	$(BIN)/python -m coverage run -m pytest -n $(JOBS)
 	$(BIN)/python -m coverage combine --quiet
