@@ -45,6 +45,7 @@ class Stored:
         accepted: The ids whose token still held.
         changed: Their new statuses.
         released: How many holders of each concurrency key have ended.
+        noted: The concurrency keys of their actions.
         next_due: When the earliest of those that wait is due.
         ready: Whether any of them, or of their actions, can run at once.
     """
@@ -52,6 +53,7 @@ class Stored:
     accepted: set[str] = field(default_factory=set[str])
     changed: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     released: Counter[str] = field(default_factory=Counter[str])
+    noted: set[str] = field(default_factory=set[str])
     next_due: int | None = None
     ready: bool = False
 
@@ -93,6 +95,7 @@ def settle(
     actions = tuple(new for end in accepted for new in end.outcome.actions)
     if actions:
         store(conn, dialect, [Submission(executions=actions)], now=now, window=window)
+        result.noted = {key for new in actions if (key := new.concurrency_key) is not None}
         result.ready = True
     return result
 

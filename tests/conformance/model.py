@@ -146,6 +146,7 @@ class Model:
             looked_at |= self._end(worker, end, now)
         for end in ends:
             self.enqueue(end.actions, now, window)
+            looked_at |= {new.concurrency_key for new in end.actions if new.concurrency_key}
         if look:
             looked_at |= self.notes
             self.notes = set()
