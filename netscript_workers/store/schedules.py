@@ -13,14 +13,15 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection, Row, TextClause, text
 
 from netscript_workers.clock import MICROSECONDS, from_micros, to_micros
-from netscript_workers.schedules import Declared, Schedule
+from netscript_workers.instants import Instant, Instants, recent
+from netscript_workers.schedules import MAX_RECORDED, Declared, Schedule
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.engine import Store
 
@@ -28,6 +29,8 @@ from netscript_workers.store.engine import Store
 ALIVE_FOR = 200 * MICROSECONDS
 # Definitions of a schedule that are remembered.
 _KNOWN = 50
+_CHANGED = "definition changed before it fired"
+_TICK = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,14 +162,48 @@ def _rank(known: Sequence[str], fingerprint: str) -> int:
 def _replace(
     conn: Connection, one: Declared, row: Row[Any], known: Sequence[str], now: int
 ) -> None:
-    """Begin a new version; other instants are looked for from now on, not in the past."""
+    """Begin a new version; other instants are looked for from now on, not in the past.
+
+    But those that came before and that nobody has dealt with yet are not lost: from the first one
+    that both definitions name, the new one's policy says what becomes of them.
+    """
     facts = _facts(one, now)
     version = row.version + 1
-    if Schedule.read(row.definition).is_timed_like(one.schedule):
+    old = Schedule.read(row.definition)
+    if old.is_timed_like(one.schedule):
         facts |= {"anchor": row.anchor, "next_at": row.next_at}
     else:
-        _record_past(conn, one, version, now)
+        shared, dropped = _unfired(one, row, old, now)
+        if shared is not None:
+            facts["next_at"] = shared
+        else:
+            _record_past(conn, one, version, now)
+        for each in dropped:
+            _skip(conn, one, version, to_micros(each.at), each.note, now)
     conn.execute(_REPLACE, {**facts, "known": json.dumps(known), "version": version})
+
+
+def _unfired(
+    one: Declared, row: Row[Any], old: Schedule, now: int
+) -> tuple[int | None, Sequence[Instant]]:
+    """Return from where a new definition names what is unfired, and what it does not name."""
+    if not row.enabled or row.next_at is None or row.next_at > now:
+        return None, ()
+    present, cursor = from_micros(now), from_micros(row.next_at)
+    came = recent(old.instants(from_micros(row.anchor)), cursor - _TICK, present, MAX_RECORDED)
+    instants = one.schedule.instants(present)
+    named = [each for each in came if _names(instants, each.at)]
+    dropped = [Instant(each.at, _CHANGED) for each in came if each not in named]
+    if len(came) < MAX_RECORDED:
+        return (to_micros(named[0].at) if named else None), dropped
+    if dropped:
+        dropped[0] = dropped[0].noted(f"as all before it since {cursor:%Y-%m-%dT%H:%M:%SZ}")
+    return (row.next_at if named else None), dropped
+
+
+def _names(instants: Instants, at: datetime) -> bool:
+    found = next(instants.after(at - _TICK), None)
+    return found is not None and found.at == at
 
 
 def _facts(one: Declared, now: int) -> dict[str, Any]:
@@ -188,8 +225,14 @@ def _record_past(conn: Connection, one: Declared, version: int, now: int) -> Non
     """Record the one instant of a schedule that came before anybody knew of it."""
     at = one.schedule.at
     if at is not None and to_micros(at) <= now:
-        bound = {"id": one.id, "at": to_micros(at), "version": version, "now": now}
-        conn.execute(_PAST, bound)
+        _skip(conn, one, version, to_micros(at), "past when it was defined", now)
+
+
+def _skip(
+    conn: Connection, one: Declared, version: int, at: int, note: str | None, now: int
+) -> None:
+    bound = {"id": one.id, "at": at, "version": version, "note": note, "now": now}
+    conn.execute(_SKIP, bound)
 
 
 def _stored(row: Row[Any]) -> StoredSchedule:
@@ -263,11 +306,11 @@ _REPLACE = text(
     WHERE id = :id
     """
 )
-_PAST = text(
+_SKIP = text(
     """
     INSERT INTO netscript_schedule_fires
         (schedule_id, nominal_at, version, outcome, note, recorded_at)
-    VALUES (:id, :at, :version, 'skipped', 'past when it was defined', :now)
+    VALUES (:id, :at, :version, 'skipped', :note, :now)
     ON CONFLICT (schedule_id, nominal_at) DO NOTHING
     """
 )
