@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, Row, TextClause, text
@@ -107,6 +107,7 @@ class StoredSchedule:
     """A schedule as the database has it.
 
     Attributes:
+        definition: When it is due, as it was written, maybe by a newer version.
         anchor: Where `every` is counted from.
         next_at: The first instant that nobody has dealt with; None if none is to come.
     """
@@ -114,11 +115,20 @@ class StoredSchedule:
     id: str
     kind: str
     target: str
-    schedule: Schedule
+    definition: str
     version: int
     enabled: bool
     anchor: datetime
     next_at: datetime | None
+
+    @property
+    def schedule(self) -> Schedule:
+        """When it is due.
+
+        Raises:
+            ValueError: A newer version wrote it.
+        """
+        return _read(self.definition)
 
 
 def list_schedules(conn: Connection) -> list[StoredSchedule]:
@@ -169,11 +179,10 @@ def _replace(
     """
     facts = _facts(one, now)
     version = row.version + 1
-    old = Schedule.read(row.definition)
-    if old.is_timed_like(one.schedule):
+    if _is_timed_like(one.schedule, row.definition):
         facts |= {"anchor": row.anchor, "next_at": row.next_at}
     else:
-        shared, dropped = _unfired(one, row, old, now)
+        shared, dropped = _unfired(one, row, now)
         if shared is not None:
             facts["next_at"] = shared
         else:
@@ -183,14 +192,23 @@ def _replace(
     conn.execute(_REPLACE, {**facts, "known": json.dumps(known), "version": version})
 
 
-def _unfired(
-    one: Declared, row: Row[Any], old: Schedule, now: int
-) -> tuple[int | None, Sequence[Instant]]:
+def _is_timed_like(schedule: Schedule, definition: str) -> bool:
+    try:
+        return _read(definition).is_timed_like(schedule)
+    except ValueError:
+        return False
+
+
+def _unfired(one: Declared, row: Row[Any], now: int) -> tuple[int | None, Sequence[Instant]]:
     """Return from where a new definition names what is unfired, and what it does not name."""
     if not row.enabled or row.next_at is None or row.next_at > now:
         return None, ()
     present, cursor = from_micros(now), from_micros(row.next_at)
-    came = recent(old.instants(from_micros(row.anchor)), cursor - _TICK, present, MAX_RECORDED)
+    try:
+        old = _read(row.definition).instants(from_micros(row.anchor))
+        came = recent(old, cursor - _TICK, present, MAX_RECORDED)
+    except (LookupError, ValueError):  # a newer version's, or in a zone that this machine lacks
+        came = [Instant(cursor)]
     instants = one.schedule.instants(present)
     named = [each for each in came if _names(instants, each.at)]
     dropped = [Instant(each.at, _CHANGED) for each in came if each not in named]
@@ -235,12 +253,18 @@ def _skip(
     conn.execute(_SKIP, bound)
 
 
+# One that is due is asked for it several times.
+@lru_cache(maxsize=512)
+def _read(definition: str) -> Schedule:
+    return Schedule.read(definition)
+
+
 def _stored(row: Row[Any]) -> StoredSchedule:
     return StoredSchedule(
         id=row.id,
         kind=row.kind,
         target=row.target,
-        schedule=Schedule.read(row.definition),
+        definition=row.definition,
         version=row.version,
         enabled=bool(row.enabled),
         anchor=from_micros(row.anchor),

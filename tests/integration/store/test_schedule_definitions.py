@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import pytest
@@ -21,7 +22,7 @@ from tests.integration.scheduling import (
     stored,
     utc,
 )
-from tests.kit import scalar
+from tests.kit import run, scalar
 
 START = utc("2026-01-01T10:00")
 MINUTE = timedelta(minutes=1)
@@ -186,3 +187,26 @@ def test_of_what_was_owed_for_long_the_last_hundred_are_on_record(
     told = skipped(timed_store)
     assert [at for at, _ in told] == [START + n * MINUTE for n in range(101, 201)]
     assert "as all before it since 2026-01-01T10:01:00Z" in told[0][1]
+
+
+def of_a_newer_version(store: Store, name: str) -> None:
+    written = json.dumps(json.loads(stored(store, name).definition) | {"until": 0})
+    sql = "UPDATE netscript_schedules SET definition = :written, fingerprint = 'x' WHERE id = :id"
+    run(store, sql, written=written, id=f"job:{name}")
+
+
+@pytest.mark.trap("D-81")
+def test_a_schedule_of_a_newer_version_is_left_to_who_knows_it_and_holds_up_no_other(
+    timed_store: Store, clock: ManualClock
+) -> None:
+    one = scheduler(timed_store, declared("newer", cron="* * * * *"), declared(cron="* * * * *"))
+    look(one)
+    of_a_newer_version(timed_store, "newer")
+    clock.advance(60)
+    look(one)
+    assert fired(timed_store) == [START + MINUTE]
+    assert fired(timed_store, "newer") == []
+    assert stored(timed_store, "newer").next_at == START + MINUTE  # for whoever can read it
+    # Once this version's definition is the one that holds again, it goes on from there.
+    look(scheduler(timed_store, declared("newer", cron="* * * * *"), declared("other", every=60)))
+    assert fired(timed_store, "newer") == [START + MINUTE]
