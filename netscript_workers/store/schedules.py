@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache, lru_cache
@@ -48,14 +48,22 @@ class Look:
     others: str
 
 
-def look(store: Store, scheduler_id: str, kinds: Sequence[str]) -> Look | None:
+def look(
+    store: Store, scheduler_id: str, kinds: Sequence[str], but: Iterable[str] = ()
+) -> Look | None:
     """Say that a scheduler lives and see what is next, in one statement.
 
     It returns None if the scheduler was taken for dead; it must `declare` again.
+
+    Args:
+        store: Where.
+        scheduler_id: Who it is.
+        kinds: Of the schedules that it knows how to fire.
+        but: The ids of those that it has put off.
     """
     with store.statement() as conn:
         now = store.now(conn)
-        bound = {"id": scheduler_id, "now": now, "kinds": json.dumps(list(kinds)), **_alive(now)}
+        bound = {"id": scheduler_id, "now": now, **_chosen(kinds, but), **_alive(now)}
         row = conn.execute(_look(store.dialect), bound).one_or_none()
     if row is None:
         return None
@@ -136,10 +144,24 @@ def list_schedules(conn: Connection) -> list[StoredSchedule]:
     return [_stored(row) for row in conn.execute(_ALL)]
 
 
-def due(conn: Connection, dialect: Dialect, kinds: Sequence[str], now: int) -> list[StoredSchedule]:
-    """Return schedules whose cursor has come, at most a hundred, those that wait longest first."""
-    bound = {"now": now, "kinds": json.dumps(list(kinds))}
+def due(
+    conn: Connection, dialect: Dialect, kinds: Sequence[str], now: int, but: Iterable[str] = ()
+) -> list[StoredSchedule]:
+    """Return schedules whose cursor has come, at most a hundred, those that wait longest first.
+
+    Args:
+        conn: A connection.
+        dialect: Its database's.
+        kinds: Of which schedules.
+        now: The database's present, in microseconds since the epoch.
+        but: The ids of those that are left out.
+    """
+    bound = {"now": now, **_chosen(kinds, but)}
     return [_stored(row) for row in conn.execute(_due(dialect), bound)]
+
+
+def _chosen(kinds: Sequence[str], but: Iterable[str]) -> Mapping[str, str]:
+    return {"kinds": json.dumps(list(kinds)), "but": json.dumps(list(but))}
 
 
 def _alive(now: int) -> Mapping[str, int]:
@@ -278,7 +300,8 @@ def _look(dialect: Dialect) -> TextClause:
         f"""
         UPDATE netscript_schedulers SET seen_at = :now WHERE id = :id
         RETURNING (SELECT min(next_at) FROM netscript_schedules
-                WHERE enabled AND kind IN {dialect.members("kinds")}) AS next_at,
+                WHERE enabled AND kind IN {dialect.members("kinds")}
+                AND id NOT IN {dialect.members("but")}) AS next_at,
             (SELECT count(*) FROM netscript_schedulers o
                 WHERE o.id <> :id AND o.seen_at BETWEEN :oldest AND :newest) AS many,
             (SELECT max(CAST(o.id AS text)) FROM netscript_schedulers o
@@ -293,6 +316,7 @@ def _due(dialect: Dialect) -> TextClause:
         f"""
         SELECT {_COLUMNS} FROM netscript_schedules
         WHERE enabled AND next_at <= :now AND kind IN {dialect.members("kinds")}
+            AND id NOT IN {dialect.members("but")}
         ORDER BY next_at LIMIT 100
         """
     )
