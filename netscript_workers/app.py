@@ -94,6 +94,9 @@ def run_worker(settings: Settings) -> int:
 def run_scheduler(settings: Settings) -> int:
     """Fire schedules, and run nothing, until told to stop; return the exit code.
 
+    The first SIGTERM or SIGINT lets it finish what it fires and say goodbye, as long as
+    `shutdown_timeout` allows; the second ends the process at once.
+
     Raises:
         NetscriptError: It can't start; the sentence says why.
     """
@@ -104,7 +107,9 @@ def run_scheduler(settings: Settings) -> int:
     )
     stopped = threading.Event()
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
+    def stop(number: int, _frame: FrameType | None) -> None:
+        if stopped.is_set():
+            _leave(128 + number)
         stopped.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -112,6 +117,7 @@ def run_scheduler(settings: Settings) -> int:
     scheduler.start()
     logger.info("scheduler %s knows %d jobs", scheduler.id, len(jobs))
     stopped.wait()
+    logger.info("leaving; once more ends at once")
     scheduler.stop(settings.shutdown_timeout)
     bell.close()
     store.dispose()

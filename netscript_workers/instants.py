@@ -142,8 +142,9 @@ class CronInstants:
     """The instants of a cron expression.
 
     An expression names wall-clock times. One that a clock change skips is due at the change, one
-    that it repeats is due the first time. But one that says `*` or `*/n` for the minute, or every
-    hour, means an interval: it follows elapsed time, so a quarter of an hour is one on every day.
+    that it repeats is due the first time. But one of every hour, or that says `*` or `*/n` for the
+    minute and a range or a step for the hour, means an interval: it follows elapsed time, so a
+    quarter of an hour is one on every day.
     """
 
     expression: str
@@ -212,7 +213,11 @@ def _follows_elapsed_time(expression: str) -> bool:
 
     minute, hour, *_ = expression.split()
     hours: Any = croniter.expand(expression)[0][1]
-    return minute.startswith("*") or hour.startswith("?") or hours == ["*"]
+    if hours == ["*"] or hour.startswith("?"):
+        return True
+    # Single hours are named: if a clock change skips one, all of that day would be lost.
+    spans = all(part.startswith("*") or "-" in part or "/" in part for part in hour.split(","))
+    return minute.startswith("*") and spans
 
 
 def _named(expression: str, zone: ZoneInfo, start: datetime) -> Iterator[Instant]:

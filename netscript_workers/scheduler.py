@@ -6,6 +6,7 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection
@@ -31,8 +32,9 @@ JOB = "job"
 
 # With nothing due sooner it looks this often: a statement, which also says that it lives.
 _LOOK_SECONDS = 60.0
-# What came due and can't be dealt with is tried again after this.
-_AGAIN_SECONDS = 5.0
+# What came due and can't be dealt with is tried again after this, and then after twice as long.
+_FIRST_PUT_OFF = 5.0
+_LAST_PUT_OFF = 60.0
 _FIRST_BACKOFF = 0.5
 _LAST_BACKOFF = 30.0
 # The wait is not exact, and a look that comes a moment early costs one more.
@@ -46,6 +48,23 @@ def declared_jobs(jobs: Iterable[JobDefinition[Any, Any]]) -> list[Declared]:
         for job in jobs
         if job.schedule is not None and job.enabled
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class _PutOff:
+    until: int
+    seconds: float
+
+    @classmethod
+    def again(cls, before: _PutOff | None, now: int) -> _PutOff:
+        """Put off for the first time or, after `before`, for twice as long."""
+        seconds = _FIRST_PUT_OFF if before is None else min(before.seconds * 2, _LAST_PUT_OFF)
+        return cls(now + round(seconds * _spread() * MICROSECONDS), seconds)
+
+    def left(self, now: int) -> float:
+        """Return the seconds that are left; none if the clock was set back meanwhile."""
+        left = (self.until - now) / MICROSECONDS
+        return left if left <= self.seconds else 0.0
 
 
 class Scheduler:
@@ -81,6 +100,8 @@ class Scheduler:
         self._on_fired = on_fired
         # Who else was there when the definitions were last looked at; None: not yet.
         self._others: str | None = None
+        # Those that are due and can't be dealt with here; looks leave them out.
+        self._put_off: dict[str, _PutOff] = {}
         # The database's present at the last look.
         self._seen_at = 0
         self._poked = threading.Event()
@@ -123,17 +144,20 @@ class Scheduler:
     def turn(self) -> float:
         """Look once and fire what is due; return the seconds until the next look."""
         look = self._look()
-        if look.next_at is None:
-            return _LOOK_SECONDS * _spread()
-        if look.next_at > look.now:
-            due_in = (look.next_at - look.now) / MICROSECONDS + _MARGIN_SECONDS
-            return min(due_in, _LOOK_SECONDS * _spread())
-        return 0.0 if self._fire_due() else _AGAIN_SECONDS * _spread()
+        came = look.next_at is not None and look.next_at <= look.now
+        if came or any(one.left(look.now) <= 0 for one in self._put_off.values()):
+            self._fire_due()
+            return 0.0
+        waits = [_LOOK_SECONDS * _spread()]
+        if look.next_at is not None:
+            waits.append((look.next_at - look.now) / MICROSECONDS + _MARGIN_SECONDS)
+        waits += (one.left(look.now) for one in self._put_off.values())
+        return min(waits)
 
     def _look(self) -> schedules.Look:
         if self._others is None:
             return self._declare(forget=True)
-        look = schedules.look(self._store, self.id, tuple(self._targets))
+        look = schedules.look(self._store, self.id, tuple(self._targets), self._put_off)
         if look is None:  # it slept, and was taken for dead
             return self._declare(forget=False)
         asleep = abs(look.now - self._seen_at) > schedules.ALIVE_FOR
@@ -145,18 +169,22 @@ class Scheduler:
 
     def _declare(self, *, forget: bool) -> schedules.Look:
         schedules.declare(self._store, self.id, self._declared, forget=forget)
+        self._put_off.clear()  # another definition may be one that can be dealt with
         look = schedules.look(self._store, self.id, tuple(self._targets))
         assert look is not None
         self._seen_at = look.now
         self._others = look.others if forget else "to be looked at again"
         return look
 
-    def _fire_due(self) -> bool:
-        """Fire what is due; tell whether all of it was dealt with, by whomever."""
+    def _fire_due(self) -> None:
+        """Fire what is due, and put off what can't be dealt with here."""
         with self._store.read() as conn:
             now = self._store.now(conn)
-            found = schedules.due(conn, self._store.dialect, tuple(self._targets), now)
-        dealt_with = True
+            waiting = {id_: one for id_, one in self._put_off.items() if one.left(now) > 0}
+            kinds = tuple(self._targets)
+            found = schedules.due(conn, self._store.dialect, kinds, now, waiting)
+        # What waits no longer is tried again, unless somebody else has dealt with it.
+        before, self._put_off = self._put_off, waiting
         for one in found:
             try:
                 self._fire(one, now)
@@ -165,8 +193,7 @@ class Scheduler:
                 if isinstance(error, DBAPIError) and not self._store.dialect.is_bad_data(error):
                     raise
                 _tell(f"the schedule {one.id} was put off", error)
-                dealt_with = False
-        return dealt_with
+                self._put_off[one.id] = _PutOff.again(before.get(one.id), now)
 
     def _fire(self, one: StoredSchedule, now: int) -> None:
         assert one.next_at is not None

@@ -35,6 +35,7 @@ MAX_RECORDED = 100
 MISSED_AFTER = timedelta(seconds=60)
 
 _USUAL = {"timezone": "UTC", "catch_up": "latest", "overlap": "allow", "jitter": 0.0}
+_TIMES = frozenset({"cron", "every", "at"})
 _SHORTEST = 1.0
 _LONGEST = 10 * 366 * 86_400.0
 _DAY = 86_400.0
@@ -89,10 +90,17 @@ class Schedule:
 
     @classmethod
     def read(cls, written: str) -> Schedule:
-        """Read what `write` wrote."""
+        """Read what `write` wrote.
+
+        Raises:
+            ValueError: This version can't know what is meant, as a newer one wrote it.
+        """
         facts: dict[str, Any] = json.loads(written)
-        if facts["at"] is not None:
+        if facts.get("at") is not None:
             facts["at"] = from_micros(facts["at"])
+        unknown = facts.keys() - _USUAL.keys() - _TIMES
+        if unknown or all(facts.get(name) is None for name in _TIMES):
+            raise ValueError("a schedule of another version")
         return cls(**facts)
 
 

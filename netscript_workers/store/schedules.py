@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from functools import cache
+from datetime import datetime, timedelta
+from functools import cache, lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, Row, TextClause, text
 
 from netscript_workers.clock import MICROSECONDS, from_micros, to_micros
-from netscript_workers.schedules import Declared, Schedule
+from netscript_workers.instants import Instant, Instants, recent
+from netscript_workers.schedules import MAX_RECORDED, Declared, Schedule
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.engine import Store
 
@@ -28,6 +29,8 @@ from netscript_workers.store.engine import Store
 ALIVE_FOR = 200 * MICROSECONDS
 # Definitions of a schedule that are remembered.
 _KNOWN = 50
+_CHANGED = "definition changed before it fired"
+_TICK = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +48,22 @@ class Look:
     others: str
 
 
-def look(store: Store, scheduler_id: str, kinds: Sequence[str]) -> Look | None:
+def look(
+    store: Store, scheduler_id: str, kinds: Sequence[str], but: Iterable[str] = ()
+) -> Look | None:
     """Say that a scheduler lives and see what is next, in one statement.
 
     It returns None if the scheduler was taken for dead; it must `declare` again.
+
+    Args:
+        store: Where.
+        scheduler_id: Who it is.
+        kinds: Of the schedules that it knows how to fire.
+        but: The ids of those that it has put off.
     """
     with store.statement() as conn:
         now = store.now(conn)
-        bound = {"id": scheduler_id, "now": now, "kinds": json.dumps(list(kinds)), **_alive(now)}
+        bound = {"id": scheduler_id, "now": now, **_chosen(kinds, but), **_alive(now)}
         row = conn.execute(_look(store.dialect), bound).one_or_none()
     if row is None:
         return None
@@ -104,6 +115,7 @@ class StoredSchedule:
     """A schedule as the database has it.
 
     Attributes:
+        definition: When it is due, as it was written, maybe by a newer version.
         anchor: Where `every` is counted from.
         next_at: The first instant that nobody has dealt with; None if none is to come.
     """
@@ -111,11 +123,20 @@ class StoredSchedule:
     id: str
     kind: str
     target: str
-    schedule: Schedule
+    definition: str
     version: int
     enabled: bool
     anchor: datetime
     next_at: datetime | None
+
+    @property
+    def schedule(self) -> Schedule:
+        """When it is due.
+
+        Raises:
+            ValueError: A newer version wrote it.
+        """
+        return _read(self.definition)
 
 
 def list_schedules(conn: Connection) -> list[StoredSchedule]:
@@ -123,10 +144,24 @@ def list_schedules(conn: Connection) -> list[StoredSchedule]:
     return [_stored(row) for row in conn.execute(_ALL)]
 
 
-def due(conn: Connection, dialect: Dialect, kinds: Sequence[str], now: int) -> list[StoredSchedule]:
-    """Return schedules whose cursor has come, at most a hundred, those that wait longest first."""
-    bound = {"now": now, "kinds": json.dumps(list(kinds))}
+def due(
+    conn: Connection, dialect: Dialect, kinds: Sequence[str], now: int, but: Iterable[str] = ()
+) -> list[StoredSchedule]:
+    """Return schedules whose cursor has come, at most a hundred, those that wait longest first.
+
+    Args:
+        conn: A connection.
+        dialect: Its database's.
+        kinds: Of which schedules.
+        now: The database's present, in microseconds since the epoch.
+        but: The ids of those that are left out.
+    """
+    bound = {"now": now, **_chosen(kinds, but)}
     return [_stored(row) for row in conn.execute(_due(dialect), bound)]
+
+
+def _chosen(kinds: Sequence[str], but: Iterable[str]) -> Mapping[str, str]:
+    return {"kinds": json.dumps(list(kinds)), "but": json.dumps(list(but))}
 
 
 def _alive(now: int) -> Mapping[str, int]:
@@ -159,14 +194,56 @@ def _rank(known: Sequence[str], fingerprint: str) -> int:
 def _replace(
     conn: Connection, one: Declared, row: Row[Any], known: Sequence[str], now: int
 ) -> None:
-    """Begin a new version; other instants are looked for from now on, not in the past."""
+    """Begin a new version; other instants are looked for from now on, not in the past.
+
+    But those that came before and that nobody has dealt with yet are not lost: from the first one
+    that both definitions name, the new one's policy says what becomes of them.
+    """
     facts = _facts(one, now)
     version = row.version + 1
-    if Schedule.read(row.definition).is_timed_like(one.schedule):
+    if _is_timed_like(one.schedule, row.definition):
         facts |= {"anchor": row.anchor, "next_at": row.next_at}
     else:
-        _record_past(conn, one, version, now)
+        shared, dropped = _unfired(one, row, now)
+        if shared is not None:
+            facts["next_at"] = shared
+        else:
+            _record_past(conn, one, version, now)
+        for each in dropped:
+            _skip(conn, one, version, to_micros(each.at), each.note, now)
     conn.execute(_REPLACE, {**facts, "known": json.dumps(known), "version": version})
+
+
+def _is_timed_like(schedule: Schedule, definition: str) -> bool:
+    try:
+        return _read(definition).is_timed_like(schedule)
+    except ValueError:
+        return False
+
+
+def _unfired(one: Declared, row: Row[Any], now: int) -> tuple[int | None, Sequence[Instant]]:
+    """Return from where a new definition names what is unfired, and what it does not name."""
+    if not row.enabled or row.next_at is None or row.next_at > now:
+        return None, ()
+    present, cursor = from_micros(now), from_micros(row.next_at)
+    try:
+        old = _read(row.definition).instants(from_micros(row.anchor))
+        came = recent(old, cursor - _TICK, present, MAX_RECORDED)
+    except (LookupError, ValueError):  # a newer version's, or in a zone that this machine lacks
+        came = [Instant(cursor)]
+    instants = one.schedule.instants(present)
+    named = [each for each in came if _names(instants, each.at)]
+    dropped = [Instant(each.at, _CHANGED) for each in came if each not in named]
+    if len(came) < MAX_RECORDED:
+        return (to_micros(named[0].at) if named else None), dropped
+    if dropped:
+        dropped[0] = dropped[0].noted(f"as all before it since {cursor:%Y-%m-%dT%H:%M:%SZ}")
+    return (row.next_at if named else None), dropped
+
+
+def _names(instants: Instants, at: datetime) -> bool:
+    found = next(instants.after(at - _TICK), None)
+    return found is not None and found.at == at
 
 
 def _facts(one: Declared, now: int) -> dict[str, Any]:
@@ -188,8 +265,20 @@ def _record_past(conn: Connection, one: Declared, version: int, now: int) -> Non
     """Record the one instant of a schedule that came before anybody knew of it."""
     at = one.schedule.at
     if at is not None and to_micros(at) <= now:
-        bound = {"id": one.id, "at": to_micros(at), "version": version, "now": now}
-        conn.execute(_PAST, bound)
+        _skip(conn, one, version, to_micros(at), "past when it was defined", now)
+
+
+def _skip(
+    conn: Connection, one: Declared, version: int, at: int, note: str | None, now: int
+) -> None:
+    bound = {"id": one.id, "at": at, "version": version, "note": note, "now": now}
+    conn.execute(_SKIP, bound)
+
+
+# One that is due is asked for it several times.
+@lru_cache(maxsize=512)
+def _read(definition: str) -> Schedule:
+    return Schedule.read(definition)
 
 
 def _stored(row: Row[Any]) -> StoredSchedule:
@@ -197,7 +286,7 @@ def _stored(row: Row[Any]) -> StoredSchedule:
         id=row.id,
         kind=row.kind,
         target=row.target,
-        schedule=Schedule.read(row.definition),
+        definition=row.definition,
         version=row.version,
         enabled=bool(row.enabled),
         anchor=from_micros(row.anchor),
@@ -211,7 +300,8 @@ def _look(dialect: Dialect) -> TextClause:
         f"""
         UPDATE netscript_schedulers SET seen_at = :now WHERE id = :id
         RETURNING (SELECT min(next_at) FROM netscript_schedules
-                WHERE enabled AND kind IN {dialect.members("kinds")}) AS next_at,
+                WHERE enabled AND kind IN {dialect.members("kinds")}
+                AND id NOT IN {dialect.members("but")}) AS next_at,
             (SELECT count(*) FROM netscript_schedulers o
                 WHERE o.id <> :id AND o.seen_at BETWEEN :oldest AND :newest) AS many,
             (SELECT max(CAST(o.id AS text)) FROM netscript_schedulers o
@@ -226,6 +316,7 @@ def _due(dialect: Dialect) -> TextClause:
         f"""
         SELECT {_COLUMNS} FROM netscript_schedules
         WHERE enabled AND next_at <= :now AND kind IN {dialect.members("kinds")}
+            AND id NOT IN {dialect.members("but")}
         ORDER BY next_at LIMIT 100
         """
     )
@@ -263,11 +354,11 @@ _REPLACE = text(
     WHERE id = :id
     """
 )
-_PAST = text(
+_SKIP = text(
     """
     INSERT INTO netscript_schedule_fires
         (schedule_id, nominal_at, version, outcome, note, recorded_at)
-    VALUES (:id, :at, :version, 'skipped', 'past when it was defined', :now)
+    VALUES (:id, :at, :version, 'skipped', :note, :now)
     ON CONFLICT (schedule_id, nominal_at) DO NOTHING
     """
 )

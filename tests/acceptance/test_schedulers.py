@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from netscript_workers.store.engine import Store
 from tests.kit import rows, run, scalar
@@ -106,3 +108,15 @@ def test_a_cron_that_cannot_be_is_one_sentence(project: Path) -> None:
     assert done.returncode == 1
     assert "job \"nightly\": cron='0 0 31 2 *' can never be due" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_scheduler_that_is_told_twice_to_stop_ends_at_once(
+    project: Path, database_url: str, store: Store
+) -> None:
+    with start(project, database_url, "scheduler") as alone:
+        eventually(lambda: scalar(store, "SELECT count(*) FROM netscript_schedulers"), 30)
+        with store.begin() as conn:  # who holds its row, so that it can't say goodbye
+            conn.execute(text("UPDATE netscript_schedulers SET seen_at = seen_at"))
+            alone.signal(signal.SIGTERM)
+            alone.wait_for("once more ends at once")
+            assert alone.terminate() == 128 + signal.SIGTERM, alone.output

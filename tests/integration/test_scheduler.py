@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -267,3 +268,87 @@ def test_a_job_at_hand_wins_over_the_one_that_is_registered(
     clock.advance(60)
     look(one)
     assert rows(timed_store, "SELECT priority, payload FROM netscript_executions") == [(99, "{}")]
+
+
+def not_of_this_machine(store: Store, names: str) -> None:
+    sql = "UPDATE netscript_schedules SET definition = replace(definition, 'UTC', 'Mars/Base')"
+    run(store, f"{sql} WHERE id LIKE :names", names=names)
+
+
+def as_it_was(store: Store) -> None:
+    run(
+        store, "UPDATE netscript_schedules SET definition = replace(definition, 'Mars/Base', 'UTC')"
+    )
+
+
+def test_a_schedule_that_cannot_be_dealt_with_makes_no_other_late(
+    timed_store: Store, clock: ManualClock
+) -> None:
+    set_clock(clock, START)
+    one = scheduler(timed_store, declared("odd", cron="* * * * *"), declared(every=3))
+    look(one)
+    not_of_this_machine(timed_store, "job:odd")
+    clock.advance(60)
+    look(one)
+    for _ in range(20):
+        # It sleeps until the next one is due, whatever else waits.
+        wait = one.turn()
+        assert 0 < wait < 3.1
+        clock.advance(wait)
+        look(one)
+    came = fired(timed_store)
+    assert [after - before for before, after in pairwise(came[1:])] == [timedelta(seconds=3)] * (
+        len(came) - 2
+    )
+    assert len(came) > 10
+    assert fired(timed_store, "odd") == []
+
+
+def test_it_is_tried_again_ever_more_seldom_and_fires_when_it_can(
+    timed_store: Store, clock: ManualClock
+) -> None:
+    set_clock(clock, START)
+    one = scheduler(timed_store, declared("odd", cron="0 11 * * *"))
+    look(one)
+    not_of_this_machine(timed_store, "job:odd")
+    clock.advance(3600)
+    put_off: list[float] = []
+    for _ in range(6):
+        look(one)
+        put_off.append(one._put_off["job:odd"].seconds)
+        assert 0 < one.turn() <= put_off[-1]
+        clock.advance(60)
+    assert put_off == [5, 10, 20, 40, 60, 60]
+    as_it_was(timed_store)
+    look(one)
+    assert fired(timed_store, "odd") == [START + timedelta(hours=1)]
+    assert one._put_off == {}
+
+
+def test_a_hundred_that_cannot_be_dealt_with_starve_nobody(
+    timed_store: Store, clock: ManualClock
+) -> None:
+    set_clock(clock, START)
+    odd = [declared(f"odd{number}", cron="* * * * *") for number in range(100)]
+    one = scheduler(timed_store, *odd, declared(cron="2 10 * * *"))
+    look(one)
+    not_of_this_machine(timed_store, "job:odd%")
+    clock.advance(120)
+    look(one)
+    assert fired(timed_store) == [START + 2 * MINUTE]
+
+
+def test_what_was_put_off_is_not_forgotten_when_the_clock_is_set_back(
+    timed_store: Store, clock: ManualClock
+) -> None:
+    set_clock(clock, START)
+    one = scheduler(timed_store, declared("odd", cron="* * * * *"))
+    look(one)
+    not_of_this_machine(timed_store, "job:odd")
+    clock.advance(7200)
+    look(one)
+    assert list(one._put_off) == ["job:odd"]
+    clock.advance(-3600)
+    as_it_was(timed_store)
+    look(one)
+    assert fired(timed_store, "odd") == [START + 60 * MINUTE]

@@ -52,7 +52,7 @@ def by_cronsim(expression: str, zone: str, start: datetime, end: datetime) -> li
         "0,30 2 * * *",
         "15 1,2,3 * * *",
         "0 * * * *",
-        "*/20 1,2 * * *",
+        "*/20 1-3 * * *",
         "5 4 * * sun",
         "0 0 1 * *",
         "0 0 29 2 *",
@@ -104,6 +104,18 @@ def test_a_quarter_of_an_hour_is_one_on_every_day() -> None:
     assert {after - before for before, after in pairwise(year)} == {timedelta(minutes=15)}
     days = Counter(one.astimezone(ZoneInfo(NEW_YORK)).date() for one in year)
     assert Counter(days.values()) == {96: 363, 92: 1, 100: 1}
+
+
+@pytest.mark.trap("D-78")
+@pytest.mark.parametrize("expression", ["*/15 2 * * *", "* 2 * * *", "*/15 2,14 8 3 *"])
+def test_minutes_of_a_single_hour_come_at_the_change_that_skips_it(expression: str) -> None:
+    day = (local("2026-03-08T00:00"), local("2026-03-08T10:00"))
+    assert found(expression, NEW_YORK, *day) == [local("2026-03-08T03:00")]
+
+
+def test_minutes_of_a_single_hour_that_is_repeated_come_once() -> None:
+    day = found("*/30 1 * * *", NEW_YORK, local("2026-11-01T00:00"), local("2026-11-02T00:00"))
+    assert day == [local("2026-11-01T01:00"), local("2026-11-01T01:30")]
 
 
 def test_hours_of_a_list_are_named_times_and_shift() -> None:

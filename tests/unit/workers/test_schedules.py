@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -70,6 +71,20 @@ def test_a_schedule_is_read_as_it_was_written() -> None:
     ):
         assert Schedule.read(one.write()) == one
     assert made(at=START.replace(tzinfo=None)) == made(at=START)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"until": "2027-01-01"},
+        {"cron": None},
+        {"cron": None, "calendar": "quarters"},
+    ],
+)
+def test_what_a_newer_version_wrote_is_not_read_as_something_else(facts: dict[str, Any]) -> None:
+    written = json.loads(made(cron="@daily").write())
+    with pytest.raises(ValueError, match="another version"):
+        Schedule.read(json.dumps(written | facts))
 
 
 def test_a_fingerprint_tells_definitions_apart() -> None:
