@@ -97,6 +97,35 @@ async def test_cancelling_one_that_hears_nothing_ends_it_and_what_it_started(
 
 
 @pytest.mark.parametrize("runtime", BOTH)
+async def test_what_fails_because_it_is_cancelled_is_cancelled_and_does_not_run_again(
+    sqlite_url: str, runtime: RuntimeName, tmp_path: Path
+) -> None:
+    # What it waits for is told to end before it is, so it fails of that.
+    place = write_project(
+        tmp_path / "shop",
+        {
+            "jobs/waiters.py": "import subprocess, sys\n"
+            "from netscript_workers import JobContext, job\n"
+            "@job(id='waiter')\n"
+            "async def waiter(ctx: JobContext):\n"
+            "    await ctx.report_progress(1, 'waits')\n"
+            "    command = [sys.executable, '-S', '-c', 'import time; time.sleep(600)']\n"
+            "    subprocess.run(command, check=True)\n"
+        },
+    )
+    store = Store(sqlite_url)
+    waiter = define_job_handler(_elsewhere, id="waiter")
+    options: dict[str, Any] = {"project": (place, "jobs"), "runtime": runtime, "kill_grace": 30.0}
+    async with working(store, waiter, concurrency=1, **options) as at:
+        given = at.enqueue(waiter)
+        await at.shows_progress(given, PATIENCE)
+        at.worker.cancel(given)
+        told = await at.ended(given, "cancelled", "scheduled", "failed", seconds=PATIENCE)
+    assert (told.execution.status, told.attempts) == ("cancelled", ())
+    store.dispose()
+
+
+@pytest.mark.parametrize("runtime", BOTH)
 async def test_a_worker_that_leaves_takes_everything_along(
     store: Store, runtime: RuntimeName, tmp_path: Path
 ) -> None:

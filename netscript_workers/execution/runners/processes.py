@@ -27,6 +27,7 @@ from netscript_workers.execution.outcome import (
     conclude,
     not_begun,
     not_started,
+    overruled,
 )
 from netscript_workers.execution.runners import wire
 from netscript_workers.execution.runners.children import Child, Nursery
@@ -222,7 +223,7 @@ class ProcessRunner(ABC):
         """Ask an attempt to end; its child knows by itself when its time is over."""
         if attempt.is_over:
             return
-        if attempt.ending is None:
+        if attempt.ending is None or isinstance(ending, Cancelled):
             attempt.ending = ending
         child = attempt.child
         if child is None:
@@ -295,7 +296,10 @@ class ProcessRunner(ABC):
                 self._asked.add(task)
                 task.add_done_callback(self._asked.discard)
             case "end":
-                attempt.outcome = wire.load_outcome(claim, message["outcome"])
+                told = wire.load_outcome(claim, message["outcome"])
+                if attempt.ending is not None:
+                    told = overruled(self._jobs[claim.job_id], claim, attempt.ending, told)
+                attempt.outcome = told
                 attempt.is_over = True
                 if attempt.limit is not None:
                     attempt.limit.cancel()
