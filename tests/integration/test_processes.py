@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from netscript_workers import JobContext, define_job_handler
-from netscript_workers.domain import RuntimeName
+from netscript_workers.domain import ClaimedExecution, RuntimeName
 from netscript_workers.errors import ConfigurationError
 from netscript_workers.execution.runners.pool import Recycling
-from netscript_workers.pump import WorkerOptions
+from netscript_workers.pump import Pump, WorkerOptions
 from netscript_workers.store.engine import Store
 from netscript_workers.worker import Worker
 from tests.chaos.hostile import die_between_steps, survive
@@ -122,6 +122,44 @@ async def test_what_fails_because_it_is_cancelled_is_cancelled_and_does_not_run_
         at.worker.cancel(given)
         told = await at.ended(given, "cancelled", "scheduled", "failed", seconds=PATIENCE)
     assert (told.execution.status, told.attempts) == ("cancelled", ())
+    store.dispose()
+
+
+async def test_a_death_before_it_has_begun_is_not_laid_to_an_execution(sqlite_url: str) -> None:
+    store = Store(sqlite_url)
+    async with working_on(store, "worker-process", concurrency=1) as at:
+        await results(at, "good", 1)
+        *children, _guard = at.worker.pids
+        for pid in children:
+            os.kill(pid, signal.SIGSTOP)  # they take an order, and do nothing about it
+        given = at.enqueue_by_name("good")
+        await at.ended(given, "running", seconds=PATIENCE)
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+        told = await at.ended(given, seconds=PATIENCE)
+        assert (told.execution.status, told.attempts) == ("completed", ())
+    store.dispose()
+
+
+@pytest.mark.parametrize("runtime", BOTH)
+async def test_what_its_worker_can_not_answer_is_raised_in_the_handler(
+    sqlite_url: str, runtime: RuntimeName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, keep, refused = Store(sqlite_url), Pump.save_step, list[str]()
+
+    async def save_step(pump: Pump, claim: ClaimedExecution, name: str, value: str) -> bool:
+        if not refused:
+            refused.append(name)
+            raise OSError("secret")
+        return await keep(pump, claim, name, value)
+
+    monkeypatch.setattr(Pump, "save_step", save_step)
+    async with working_on(store, runtime) as at:
+        told = await at.ended(at.enqueue_by_name("many-steps"), seconds=PATIENCE)
+    assert refused
+    assert told.attempts[0].outcome == "error"
+    assert told.attempts[0].error == "NetscriptError: Its worker could not answer: OSError."
+    assert "secret" not in str(told.attempts[0].detail)
     store.dispose()
 
 

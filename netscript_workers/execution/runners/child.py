@@ -207,6 +207,7 @@ class Desk:
 
     def _run(self, claim: ClaimedExecution) -> None:
         self._current = claim
+        self._line.tell({"t": "begun", "k": claim.token})  # from here on its death is its doing
         if self._jobs[claim.job_id].is_async:
             self._own.run(self._attempt(claim))
         else:  # its handler comes back to this thread through the queue

@@ -74,7 +74,7 @@ class Child:
         self._unsent = bytearray()
         self._lock = threading.Lock()
         self._is_gone = False  # under the lock: reaped, so that its number may be another's
-        self._is_buried = False  # on the loop: its death has been told
+        self.is_dead = False  # on the loop: these are its last words, nothing more is for it
         fd = theirs.fileno()
         command = [sys.executable, "-m", _MODULE, str(os.getpid()), str(fd)]
         try:
@@ -112,7 +112,7 @@ class Child:
         Raises:
             FrameTooLongError: It is longer than a frame may be.
         """
-        if self._is_buried:
+        if self.is_dead:
             return
         was_idle = not self._unsent
         self._unsent += wire.encode(message)
@@ -169,13 +169,13 @@ class Child:
 
     def _bury(self, death: Death) -> None:
         """Hear its last words, which may still be on their way, and tell of its death."""
+        self.is_dead = True
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
         self._unsent.clear()
         for data in self._last_words():
             self._take(data)
         self._socket.close()
-        self._is_buried = True
         self._guard.forget(self.pid)
         self._on_death(self, death)
 

@@ -115,7 +115,8 @@ def test_what_does_not_fit_between_processes_is_refused_with_a_reason(size: int)
     desk._run(claim)
     desk._own.close()
     desk._beside.close()
-    (told,) = line.told
+    begun, told = line.told
+    assert begun == {"t": "begun", "k": claim.token}
     outcome = wire.load_outcome(claim, told["outcome"])
     if size == 10:
         assert outcome.verdict is Verdict.COMPLETE
