@@ -14,7 +14,9 @@ from netscript_workers import JobContext, define_job_handler
 from netscript_workers.domain import ClaimedExecution, RuntimeName
 from netscript_workers.errors import ConfigurationError
 from netscript_workers.execution.runners.pool import Recycling
+from netscript_workers.jobs import JobDefinition
 from netscript_workers.pump import Pump, WorkerOptions
+from netscript_workers.registry import discover_jobs
 from netscript_workers.store.engine import Store
 from netscript_workers.worker import Worker
 from tests.chaos.hostile import die_between_steps, survive
@@ -295,6 +297,54 @@ async def test_a_job_runs_where_it_says_and_takes_no_more_slots_than_there_are_p
         pool = {(await at.ended(id_, seconds=PATIENCE)).execution.result for id_ in held}
     assert os.getpid() not in {alone, *pool}
     assert alone not in pool
+
+
+async def test_jobs_that_all_run_elsewhere_take_no_more_slots_either(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    store, hold = Store(sqlite_url), tmp_path / "hold"
+    hold.touch()
+    processors = os.cpu_count() or 1
+    elsewhere: JobDefinition[Any, Any] = discover_jobs(*PROJECT)["in-a-pool"]
+    async with working(store, elsewhere, project=PROJECT, concurrency=20) as at:
+        given = {"record": str(tmp_path / "record"), "hold": str(hold)}
+        held = [at.enqueue(elsewhere, given) for _ in range(processors + 3)]
+        await at.ended(held[0], "running", seconds=PATIENCE)
+        sql = "SELECT status, count(*) FROM netscript_executions GROUP BY status ORDER BY status"
+        await eventually_async(
+            lambda: rows(store, sql) == [("queued", 3), ("running", processors)], PATIENCE
+        )
+        hold.unlink()
+        for id_ in held:
+            await at.ended(id_, seconds=PATIENCE)
+    store.dispose()
+
+
+@pytest.mark.parametrize("runtime", BOTH)
+async def test_what_a_handler_starts_inherits_nothing_of_its_worker(
+    sqlite_url: str, runtime: RuntimeName, tmp_path: Path
+) -> None:
+    place = write_project(
+        tmp_path / "shop",
+        {
+            "jobs/lists.py": "import subprocess, sys\n"
+            "from netscript_workers import JobContext, job\n"
+            "@job(id='lists')\n"
+            "def lists(ctx: JobContext):\n"
+            "    command = ['ls', '-l', '/proc/self/fd']\n"
+            "    held = subprocess.check_output(command, close_fds=False, text=True)\n"
+            "    return {'held': held, 'safe': sys.flags.safe_path}\n"
+        },
+    )
+    store = Store(sqlite_url)
+    lists = define_job_handler(_elsewhere, id="lists")
+    options: dict[str, Any] = {"project": (place, "jobs"), "runtime": runtime, "concurrency": 1}
+    async with working(store, lists, **options) as at:
+        told = (await at.ended(at.enqueue(lists), seconds=PATIENCE)).execution.result
+    assert "pipe:" in told["held"]
+    assert ".lock" not in told["held"] and "socket:" not in told["held"]
+    assert told["safe"]
+    store.dispose()
 
 
 @pytest.mark.parametrize("runtime", BOTH)

@@ -76,7 +76,9 @@ class Child:
         self._is_gone = False  # under the lock: reaped, so that its number may be another's
         self.is_dead = False  # on the loop: these are its last words, nothing more is for it
         fd = theirs.fileno()
-        command = [sys.executable, "-m", _MODULE, str(os.getpid()), str(fd)]
+        # -P: what lies in the current folder is not taken for a module of somebody else's.
+        facts = [os.getpid(), fd, nursery.lifeline]
+        command = [sys.executable, "-P", "-m", _MODULE, *map(str, facts)]
         try:
             self._process = subprocess.Popen(
                 command,

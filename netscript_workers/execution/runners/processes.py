@@ -231,7 +231,8 @@ class ProcessRunner(ABC):
             self._abandon(attempt)
             return
         if word is not None:
-            child.tell({"t": word, "k": attempt.claim.token})
+            claim = attempt.claim
+            child.tell({"t": word, "k": claim.token, "id": claim.id})
         child.terminate()
         if attempt.kill is None:
             call_later = asyncio.get_running_loop().call_later
