@@ -137,7 +137,9 @@ class Intake(Generic[T]):
             self._closed = True
             self._give()
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._holder is None, timeout=PATIENCE * 20)
+            self._changed.wait_for(
+                lambda: self._holder is None and not self._has_work(), timeout=PATIENCE * 20
+            )
 
     # On the loop's thread.
 

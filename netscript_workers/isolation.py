@@ -56,7 +56,8 @@ class Isolation:
         self._on_wanted = on_wanted
         self._wanted = threading.Event()
         self._leaving = False
-        self._mine: set[str] = set()
+        # By id, the token of the claim: the same one may be claimed again before its end is heard.
+        self._mine: dict[str, int] = {}
 
     def look(self) -> bool:
         """Look for suspects that wait; tell whether there are any."""
@@ -82,7 +83,7 @@ class Isolation:
         if found is None:
             self._wanted.clear()
         else:
-            self._mine.add(found.id)
+            self._mine[found.id] = found.token
         return found
 
     def start(self, claim: ClaimedExecution) -> None:
@@ -99,6 +100,7 @@ class Isolation:
 
     def ended(self, claim: ClaimedExecution, outcome: Outcome | None) -> None:
         """Hear of a suspect's end; without an outcome where it is stored."""
-        self._mine.discard(claim.id)
+        if self._mine.get(claim.id) == claim.token:
+            del self._mine[claim.id]
         self._on_end(claim, outcome)
         self.want()  # it may be to run again, or others wait

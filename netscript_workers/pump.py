@@ -121,15 +121,17 @@ class Pump:
             window=options.window,
         )
         self._ended: deque[Settled] = deque()
-        self._dropped: deque[str] = deque()
+        self._dropped: deque[ClaimedExecution] = deque()
         self._steps: deque[Saved] = deque()
         self._progress: deque[Progress] = deque()
         self._logs: deque[LogLine] = deque()
         self._poke_planned = False
         self._look = True
+        self._looked_at = float("-inf")
         self._claiming = True
         self._stopping = False
-        self._running: set[str] = set()
+        # By id, the token of the claim: one that others gave back may be ours again already.
+        self._running: dict[str, int] = {}
         self._unsure = False
         self._thread = threading.Thread(target=self._run, name="netscript-tick", daemon=True)
 
@@ -161,7 +163,7 @@ class Pump:
     def ended(self, claim: ClaimedExecution, outcome: Outcome | None) -> None:
         """Have the end of an attempt stored; None for one that nobody wants to hear of."""
         if outcome is None:
-            self._dropped.append(claim.id)
+            self._dropped.append(claim)
         else:
             self._ended.append(Settled(claim, outcome))
         self._poke_soon()
@@ -232,6 +234,7 @@ class Pump:
                 logger.warning("a tick was put off: %s", type(cause).__name__)
                 # The commit may have happened, although its answer was lost.
                 self._unsure = True
+                self._look = True
                 wait, backoff = backoff, min(backoff * 2, _LAST_BACKOFF)
                 give_up_at = min(give_up_at, time.monotonic() + _LAST_WORDS_SECONDS)
             else:
@@ -250,23 +253,31 @@ class Pump:
             held.saved.append(saved)
         work.progress += _take(self._progress)
         work.logs += _take(self._logs)
-        self._running.difference_update(_take(self._dropped))
+        self._forget(_take(self._dropped))
+
+    def _forget(self, claims: Sequence[ClaimedExecution]) -> None:
+        for claim in claims:
+            if self._running.get(claim.id) == claim.token:
+                del self._running[claim.id]
 
     def _step(self, held: _Held) -> float:
         """Tick if there is anything to do; return the seconds to wait before the next look."""
         work = held.work
+        work.found = None  # what a look has found before a tick that failed is old
         ended = {end.claim.id for end in work.ended}
         if self._unsure:
-            known = self._running | ended
+            known = self._running.keys() | ended
             leases.give_back_unknown(self._store, self._worker_id, known)
             self._unsure = False
-        free = self._concurrency - len(self._running - ended)
+        free = self._concurrency - len(self._running.keys() - ended)
         free -= self._claim_alone(free)
         work.slots = free if self._claiming else 0
         if self.lanes is not None:
-            work.lanes = self.lanes.shares(work.slots, self._running - ended)
+            work.lanes = self.lanes.shares(work.slots, self._running.keys() - ended)
             work.slots = min(work.slots, sum(slots for _, slots in work.lanes))
-        work.look = self._look and work.slots > 0
+        # A hint may be lost, and who is busy waits for none.
+        overdue = time.monotonic() - self._looked_at > _POLL_SECONDS
+        work.look = (self._look or overdue) and work.slots > 0
         wait = _POLL_SECONDS * random.uniform(1.0, 1.2)  # noqa: S311 - spread, not secrecy
         ready = False
         if not work.has_results:
@@ -274,15 +285,15 @@ class Pump:
                 return wait
             found, due_in = self._probe()
             ready = found.ready
-            self._look = False
+            self._has_looked()
             if not (found.ready or found.notes or due_in <= 0):
                 return min(wait, due_in)
             work.found = found
         elif work.look:
-            self._look = False
+            self._has_looked()
         done = self._ticker.run(work)
-        self._running -= ended
-        self._running |= {claim.id for claim in done.claimed}
+        self._forget([end.claim for end in work.ended])
+        self._running.update((claim.id, claim.token) for claim in done.claimed)
         if self.lanes is not None:
             self.lanes.take(done.claimed)
         if ready and not done.claimed and all(slots > 0 for _, slots in work.lanes):
@@ -299,6 +310,9 @@ class Pump:
             wait = wait if done.full else 0.0
         return wait
 
+    def _has_looked(self) -> None:
+        self._look, self._looked_at = False, time.monotonic()
+
     def _claim_alone(self, free: int) -> int:
         """Claim what must run in a process of its own, into slots like any; tell how much."""
         count = 0
@@ -306,7 +320,7 @@ class Pump:
             claim = self.isolation.claim()
             if claim is None:
                 break
-            self._running.add(claim.id)
+            self._running[claim.id] = claim.token
             self._loop.call_soon_threadsafe(self.isolation.start, claim)
             count += 1
         return count

@@ -137,7 +137,9 @@ class Ticker:
             self._save_notes(conn, work, done, now)
             stored = self._settle(conn, work.ended, done, now)
             changed += stored.changed
-            if work.look and (work.found is None or work.found.notes):
+            # Actions with a key leave notes too.
+            noting = any(new.concurrency_key for end in work.ended for new in end.outcome.actions)
+            if noting or (work.look and (work.found is None or work.found.notes)):
                 noted, done.more = admissions.take_notes(conn, self._store.dialect)
                 keys |= noted
             keys |= self._promote(conn, work, changed, now, done)

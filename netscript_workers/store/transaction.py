@@ -165,18 +165,20 @@ class _Ringer:
         self._wanted.put((time.monotonic() + _AFTER_COMMIT_SECONDS, bell))
         # After a fork there is none, whatever the parent had.
         if self._thread is None or not self._thread.is_alive():
-            with _lock:
+            with _lock, contextlib.suppress(RuntimeError):  # no thread is to be had: a hint less
                 if self._thread is None or not self._thread.is_alive():
-                    self._thread = threading.Thread(
+                    thread = threading.Thread(
                         target=self._run, name="netscript-ringer", daemon=True
                     )
-                    self._thread.start()
+                    thread.start()
+                    self._thread = thread
 
     def _run(self) -> None:
         while True:
             at, bell = self._wanted.get()
             time.sleep(max(at - time.monotonic(), 0.0))
-            bell.ring()
+            with contextlib.suppress(RuntimeError):
+                bell.ring()
 
 
 _ringer = _Ringer()

@@ -42,6 +42,15 @@ class ConcurrencyKeys:
     """Executions that share a key never overlap, and nobody waits for nothing."""
 
     @pytest.mark.trap("D-03")
+    def test_a_keyed_action_starts_with_the_tick_that_stores_it(self, store: Store) -> None:
+        put(store, new("a"))
+        hand = Hand(store)
+        claim = hand.claim_one()
+        action = new("b", concurrency_key="k")
+        done = hand.tick(ended(claim, actions=(action,)), slots=5, look=False)
+        assert [found.id for found in done.claimed] == [action.id]
+        assert_slots_exact(store)
+
     def test_one_batch_claims_at_most_one_execution_of_a_key(self, store: Store) -> None:
         put(store, *(new(concurrency_key="k") for _ in range(12)))
         hand = Hand(store)

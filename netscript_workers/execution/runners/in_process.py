@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -35,6 +36,7 @@ class _Attempt:
     job: JobDefinition[Any, Any]
     port: AttemptPort
     task: asyncio.Task[None] | None = None
+    begun: bool = False
     late: bool = False
     draining: bool = False
     dropped: bool = False
@@ -140,10 +142,11 @@ class InProcessRunner:
 
     async def _run(self, attempt: _Attempt) -> None:
         claim, job = attempt.claim, attempt.job
-        try:
-            ending = await self._attempt(attempt)
-        except asyncio.CancelledError:
-            ending = Drained()
+        attempt.begun = True
+        ending: Ending = Drained()
+        if not (attempt.dropped or attempt.draining or attempt.cancelled):
+            with contextlib.suppress(asyncio.CancelledError):
+                ending = await self._attempt(attempt)
         if attempt.cancelled:
             ending = Cancelled()
         elif attempt.draining and isinstance(ending, Raised):
@@ -169,12 +172,11 @@ class InProcessRunner:
         except asyncio.CancelledError as cancelled:
             if attempt.dropped or attempt.draining or attempt.cancelled:
                 raise
-            # Where nobody asked it to, it is the handler's own doing.
-            return TimedOut(job.timeout or 0.0) if attempt.late else Raised(cancelled)
+            return _raised(attempt, cancelled)
         except (KeyboardInterrupt, GeneratorExit):  # of the process and of the loop, not its own
             raise
         except BaseException as error:  # noqa: BLE001 - its outcome, whatever it is
-            return Raised(error)
+            return _raised(attempt, error)
 
     async def _call_async(self, attempt: _Attempt, ctx: JobContext[Any]) -> Ending:
         limit = attempt.job.timeout
@@ -204,10 +206,18 @@ class InProcessRunner:
         return ending
 
 
+def _raised(attempt: _Attempt, error: BaseException) -> Ending:
+    """Tell a handler that was ended for its timeout from one that raised of its own accord."""
+    if attempt.late and isinstance(error, asyncio.CancelledError | TimeoutError):
+        return TimedOut(attempt.job.timeout or 0.0)
+    return Raised(error)
+
+
 def _end(attempt: _Attempt) -> None:
     """Ask a handler to end; one in a thread can only be asked."""
     attempt.port.cancel()
-    if attempt.task is not None and attempt.job.is_async:
+    # A task that is cancelled before its first step never takes one, and tells nobody of its end.
+    if attempt.task is not None and attempt.begun and attempt.job.is_async:
         attempt.task.cancel()
 
 
