@@ -190,7 +190,7 @@ class Desk:
                 claim = wire.load_claim(message["claim"])
                 self._work.put(lambda: self._run(claim))
             case "cancel" | "drain" as word:
-                # Kept first: its order may still wait, or be about to be heeded.
+                # Kept first, for its order may still wait. Those of one claim may share the token.
                 wanted = (message["id"], message["k"])
                 self._words[wanted] = word
                 current = self._current
@@ -227,10 +227,8 @@ class Desk:
     async def _attempt(self, claim: ClaimedExecution) -> None:
         over = self._over = asyncio.Event()
         self._here.start(claim)
-        await asyncio.sleep(0)  # what is cancelled before its first step never takes it
-        if self._current is claim:  # it has not ended with that step
-            self._open = claim
-            self._heed(claim)  # what was wanted before
+        self._open = claim
+        self._heed(claim)  # what was wanted before
         await over.wait()
 
     def _end(self, claim: ClaimedExecution, outcome: Outcome | None) -> None:

@@ -152,8 +152,6 @@ def test_a_word_that_comes_before_its_attempt_has_begun_is_heeded(
     desk._hear({"t": word, "k": claim.token, "id": claim.id})
     desk._hear({"t": "run", "claim": wire.dump_claim(claim)})
     desk._work.get()()
-    if not is_async:
-        desk._work.get(timeout=60)()
     eventually(lambda: len(line.told) == 2)
     desk._beside.call_soon_threadsafe(desk._beside.stop)
     beside.join()
