@@ -47,12 +47,20 @@ class Crashes:
     def record(self, claim: ClaimedExecution, death: Death) -> None:
         """Have a crash recorded."""
         self.pending += 1
-        name = f"netscript-crash-{claim.id}"
-        threading.Thread(target=self._record, args=(claim, death), name=name, daemon=True).start()
+        self._start(claim, death)
 
     def drop(self) -> None:
         """Record nothing more: others have the executions."""
         self._dropped.set()
+
+    def _start(self, claim: ClaimedExecution, death: Death) -> None:
+        name = f"netscript-crash-{claim.id}"
+        thread = threading.Thread(target=self._record, args=(claim, death), name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system has no more of them
+            logger.warning("a crash could not be recorded yet: %s", type(error).__name__)
+            self._loop.call_later(_AGAIN_SECONDS, self._start, claim, death)
 
     def _record(self, claim: ClaimedExecution, death: Death) -> None:
         while not self._dropped.is_set():

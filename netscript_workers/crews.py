@@ -73,8 +73,8 @@ class Crew:
         self._guard = Guard(lifeline)
         slots: dict[RuntimeName, int] = {name: self._slots(name) for name in used}
         runners: dict[RuntimeName, Runner] = {name: self._make(name, slots[name]) for name in used}
-        if len(used) == 1:
-            self._runner = runners[used[0]]
+        if used == [options.runtime]:  # else each runtime has slots of its own
+            self._runner = runners[options.runtime]
         else:
             self._runner = MixedRunner(runners, runtimes)
             pump.lanes = Lanes(runtimes, slots)

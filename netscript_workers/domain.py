@@ -151,7 +151,7 @@ class Death:
     """How a process that ran one execution ended, before the execution did.
 
     Attributes:
-        exit_code: What it exited with, unless a signal ended it.
+        exit_code: What it exited with, unless a signal ended it or nobody can tell.
         signal: The number of the signal that ended it.
         peak_memory: The most memory it had at once, in bytes, or its worker had, if that is more.
     """
@@ -166,8 +166,10 @@ class Death:
             how = f"signal {self.signal}"
             if self.signal in {one.value for one in signals.Signals}:
                 how += f" ({signals.Signals(self.signal).name})"
-        else:
+        elif self.exit_code is not None:
             how = f"exit code {self.exit_code} without a result"
+        else:
+            how = "an end that nobody saw"
         if self.peak_memory is not None:
             how += f", peak memory {self.peak_memory / 2**20:.0f} MiB"
         return how

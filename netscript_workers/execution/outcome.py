@@ -101,6 +101,21 @@ def too_long(claim: ClaimedExecution, told: str) -> Outcome:
     return _final_failure(claim, Reason.RESULT_REFUSED, f"The result was refused: {told}")
 
 
+def overruled(
+    job: JobDefinition[Any, Any], claim: ClaimedExecution, ending: Ending, told: Outcome
+) -> Outcome:
+    """Return what is stored for an attempt that was made to end, and told of an end of its own.
+
+    What a handler fails with while it is made to end is how it ends, not an error of its own: what
+    it has started was told to end as well. One that has come to its end all the same has done so,
+    unless somebody wanted the execution to end, however that came about.
+    """
+    has_failed = told.verdict is Verdict.RETRY or told.failure is Reason.ERROR
+    if has_failed or isinstance(ending, Cancelled):
+        return conclude(job, claim, ending)
+    return told
+
+
 class AttemptTimeoutError(Exception):
     """An attempt took longer than its job allows; what a retry policy sees of it."""
 

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from netscript_workers import JobContext, define_job_handler
-from netscript_workers.domain import RuntimeName
+from netscript_workers.domain import ClaimedExecution, RuntimeName
 from netscript_workers.errors import ConfigurationError
 from netscript_workers.execution.runners.pool import Recycling
-from netscript_workers.pump import WorkerOptions
+from netscript_workers.jobs import JobDefinition
+from netscript_workers.pump import Pump, WorkerOptions
+from netscript_workers.registry import discover_jobs
 from netscript_workers.store.engine import Store
 from netscript_workers.worker import Worker
 from tests.chaos.hostile import die_between_steps, survive
@@ -94,6 +96,73 @@ async def test_cancelling_one_that_hears_nothing_ends_it_and_what_it_started(
         assert not is_alive(child)
         assert [pid for pid in pids_in(pids) if is_alive(pid)] == []
     assert (told.execution.status, told.attempts) == ("cancelled", ())
+
+
+@pytest.mark.parametrize("runtime", BOTH)
+async def test_what_fails_because_it_is_cancelled_is_cancelled_and_does_not_run_again(
+    sqlite_url: str, runtime: RuntimeName, tmp_path: Path
+) -> None:
+    # What it waits for is told to end before it is, so it fails of that.
+    place = write_project(
+        tmp_path / "shop",
+        {
+            "jobs/waiters.py": "import subprocess, sys\n"
+            "from netscript_workers import JobContext, job\n"
+            "@job(id='waiter')\n"
+            "async def waiter(ctx: JobContext):\n"
+            "    await ctx.report_progress(1, 'waits')\n"
+            "    command = [sys.executable, '-S', '-c', 'import time; time.sleep(600)']\n"
+            "    subprocess.run(command, check=True)\n"
+        },
+    )
+    store = Store(sqlite_url)
+    waiter = define_job_handler(_elsewhere, id="waiter")
+    options: dict[str, Any] = {"project": (place, "jobs"), "runtime": runtime, "kill_grace": 30.0}
+    async with working(store, waiter, concurrency=1, **options) as at:
+        given = at.enqueue(waiter)
+        await at.shows_progress(given, PATIENCE)
+        at.worker.cancel(given)
+        told = await at.ended(given, "cancelled", "scheduled", "failed", seconds=PATIENCE)
+    assert (told.execution.status, told.attempts) == ("cancelled", ())
+    store.dispose()
+
+
+async def test_a_death_before_it_has_begun_is_not_laid_to_an_execution(sqlite_url: str) -> None:
+    store = Store(sqlite_url)
+    async with working_on(store, "worker-process", concurrency=1) as at:
+        await results(at, "good", 1)
+        *children, _guard = at.worker.pids
+        for pid in children:
+            os.kill(pid, signal.SIGSTOP)  # they take an order, and do nothing about it
+        given = at.enqueue_by_name("good")
+        await at.ended(given, "running", seconds=PATIENCE)
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+        told = await at.ended(given, seconds=PATIENCE)
+        assert (told.execution.status, told.attempts) == ("completed", ())
+    store.dispose()
+
+
+@pytest.mark.parametrize("runtime", BOTH)
+async def test_what_its_worker_can_not_answer_is_raised_in_the_handler(
+    sqlite_url: str, runtime: RuntimeName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, keep, refused = Store(sqlite_url), Pump.save_step, list[str]()
+
+    async def save_step(pump: Pump, claim: ClaimedExecution, name: str, value: str) -> bool:
+        if not refused:
+            refused.append(name)
+            raise OSError("secret")
+        return await keep(pump, claim, name, value)
+
+    monkeypatch.setattr(Pump, "save_step", save_step)
+    async with working_on(store, runtime) as at:
+        told = await at.ended(at.enqueue_by_name("many-steps"), seconds=PATIENCE)
+    assert refused
+    assert told.attempts[0].outcome == "error"
+    assert told.attempts[0].error == "NetscriptError: Its worker could not answer: OSError."
+    assert "secret" not in str(told.attempts[0].detail)
+    store.dispose()
 
 
 @pytest.mark.parametrize("runtime", BOTH)
@@ -228,6 +297,54 @@ async def test_a_job_runs_where_it_says_and_takes_no_more_slots_than_there_are_p
         pool = {(await at.ended(id_, seconds=PATIENCE)).execution.result for id_ in held}
     assert os.getpid() not in {alone, *pool}
     assert alone not in pool
+
+
+async def test_jobs_that_all_run_elsewhere_take_no_more_slots_either(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    store, hold = Store(sqlite_url), tmp_path / "hold"
+    hold.touch()
+    processors = os.cpu_count() or 1
+    elsewhere: JobDefinition[Any, Any] = discover_jobs(*PROJECT)["in-a-pool"]
+    async with working(store, elsewhere, project=PROJECT, concurrency=20) as at:
+        given = {"record": str(tmp_path / "record"), "hold": str(hold)}
+        held = [at.enqueue(elsewhere, given) for _ in range(processors + 3)]
+        await at.ended(held[0], "running", seconds=PATIENCE)
+        sql = "SELECT status, count(*) FROM netscript_executions GROUP BY status ORDER BY status"
+        await eventually_async(
+            lambda: rows(store, sql) == [("queued", 3), ("running", processors)], PATIENCE
+        )
+        hold.unlink()
+        for id_ in held:
+            await at.ended(id_, seconds=PATIENCE)
+    store.dispose()
+
+
+@pytest.mark.parametrize("runtime", BOTH)
+async def test_what_a_handler_starts_inherits_nothing_of_its_worker(
+    sqlite_url: str, runtime: RuntimeName, tmp_path: Path
+) -> None:
+    place = write_project(
+        tmp_path / "shop",
+        {
+            "jobs/lists.py": "import subprocess, sys\n"
+            "from netscript_workers import JobContext, job\n"
+            "@job(id='lists')\n"
+            "def lists(ctx: JobContext):\n"
+            "    command = ['ls', '-l', '/proc/self/fd']\n"
+            "    held = subprocess.check_output(command, close_fds=False, text=True)\n"
+            "    return {'held': held, 'safe': sys.flags.safe_path}\n"
+        },
+    )
+    store = Store(sqlite_url)
+    lists = define_job_handler(_elsewhere, id="lists")
+    options: dict[str, Any] = {"project": (place, "jobs"), "runtime": runtime, "concurrency": 1}
+    async with working(store, lists, **options) as at:
+        told = (await at.ended(at.enqueue(lists), seconds=PATIENCE)).execution.result
+    assert "pipe:" in told["held"]
+    assert ".lock" not in told["held"] and "socket:" not in told["held"]
+    assert told["safe"]
+    store.dispose()
 
 
 @pytest.mark.parametrize("runtime", BOTH)

@@ -47,10 +47,12 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def main(parent: int, descriptor: int) -> NoReturn:
+def main(parent: int, descriptor: int, lifeline: int) -> NoReturn:
     """Run what the parent orders on this socket, one execution at a time, until it ends."""
     _end_with(parent)
-    os.set_inheritable(descriptor, False)  # noqa: FBT003 - it takes no names
+    # A daemon that a handler starts would hold the line for ever, or the worker's life.
+    for ours in (descriptor, lifeline):
+        os.set_inheritable(ours, False)  # noqa: FBT003 - it takes no names
     line = Line(socket.socket(fileno=descriptor))
     # A group's SIGTERM is for what handlers have started; for us the worker has its own words.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -150,6 +152,8 @@ class Desk:
         self._line = line
         self._work: _Work = SimpleQueue()
         self._current: ClaimedExecution | None = None
+        self._open: ClaimedExecution | None = None  # under way, so that it can be told to end
+        self._words: dict[tuple[str, int], str] = {}  # by id and token: how it is to end
         self._over = asyncio.Event()
         self._own = asyncio.Runner()
         self._own_loop = self._own.get_loop()
@@ -186,40 +190,51 @@ class Desk:
                 claim = wire.load_claim(message["claim"])
                 self._work.put(lambda: self._run(claim))
             case "cancel" | "drain" as word:
+                # Kept first, for its order may still wait. Those of one claim may share the token.
+                wanted = (message["id"], message["k"])
+                self._words[wanted] = word
                 current = self._current
-                if current is not None and current.token == message["k"]:
-                    self._loop_of(current).call_soon_threadsafe(self._stop, current, word)
+                if current is not None and (current.id, current.token) == wanted:
+                    self._loop_of(current).call_soon_threadsafe(self._heed, current)
             case "leave":
                 self._work.put(lambda: leave(0))
             case _:
                 end_group()
 
-    def _stop(self, claim: ClaimedExecution, word: str) -> None:
-        # Asked of the loop meanwhile: another one may be running there now.
-        if self._current is claim:
-            if word == "cancel":
+    def _heed(self, claim: ClaimedExecution) -> None:
+        """End it as was wanted, if it is under way."""
+        if self._open is not claim:
+            return
+        match self._words.pop((claim.id, claim.token), None):
+            case "cancel":
                 self._here.cancel(claim.id)
-            else:
+            case "drain":
                 self._here.drain()
+            case _:
+                pass
 
     def _loop_of(self, claim: ClaimedExecution) -> asyncio.AbstractEventLoop:
         return self._own_loop if self._jobs[claim.job_id].is_async else self._beside
 
     def _run(self, claim: ClaimedExecution) -> None:
         self._current = claim
+        self._line.tell({"t": "begun", "k": claim.token})  # from here on its death is its doing
         if self._jobs[claim.job_id].is_async:
             self._own.run(self._attempt(claim))
         else:  # its handler comes back to this thread through the queue
             asyncio.run_coroutine_threadsafe(self._attempt(claim), self._beside)
 
     async def _attempt(self, claim: ClaimedExecution) -> None:
-        self._over = asyncio.Event()
+        over = self._over = asyncio.Event()
         self._here.start(claim)
-        await self._over.wait()
+        self._open = claim
+        self._heed(claim)  # what was wanted before
+        await over.wait()
 
     def _end(self, claim: ClaimedExecution, outcome: Outcome | None) -> None:
         over = self._over  # the next order may come in as soon as the end is told
-        self._current = None
+        self._current = self._open = None
+        self._words.pop((claim.id, claim.token), None)
         told = None if outcome is None else wire.dump_outcome(outcome)
         try:
             self._line.tell({"t": "end", "k": claim.token, "outcome": told})
@@ -319,4 +334,4 @@ def _end_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(*map(int, sys.argv[1:]))

@@ -63,7 +63,7 @@ class Child:
             on_death: Called on the loop when it and its group are dead, once, and last.
 
         Raises:
-            OSError: No process is to be had.
+            OSError: No process is to be had, or no thread to wait for its end.
         """
         self._loop = asyncio.get_running_loop()
         self._guard = nursery.guard
@@ -74,9 +74,11 @@ class Child:
         self._unsent = bytearray()
         self._lock = threading.Lock()
         self._is_gone = False  # under the lock: reaped, so that its number may be another's
-        self._is_buried = False  # on the loop: its death has been told
+        self.is_dead = False  # on the loop: these are its last words, nothing more is for it
         fd = theirs.fileno()
-        command = [sys.executable, "-m", _MODULE, str(os.getpid()), str(fd)]
+        # -P: what lies in the current folder is not taken for a module of somebody else's.
+        facts = [os.getpid(), fd, nursery.lifeline]
+        command = [sys.executable, "-P", "-m", _MODULE, *map(str, facts)]
         try:
             self._process = subprocess.Popen(
                 command,
@@ -90,13 +92,20 @@ class Child:
         finally:
             theirs.close()
         self.pid = self._process.pid
+        try:
+            name = f"netscript-child-{self.pid}"
+            threading.Thread(target=self._wait, name=name, daemon=True).start()
+        except RuntimeError as error:  # nobody would see it die
+            self._socket.close()
+            kill_tree(self.pid)
+            self._process.wait()
+            raise OSError("no thread is to be had") from error
         # Of its runner, which alone uses them.
         self.jobs: frozenset[str] = frozenset()
         self.meant_for = ""
         self.runs = 0
         self.is_worn = False
         self._loop.add_reader(self._socket, self._read)
-        threading.Thread(target=self._wait, name=f"netscript-child-{self.pid}", daemon=True).start()
         try:
             self._guard.watch(self.pid)
         except OSError:
@@ -112,7 +121,7 @@ class Child:
         Raises:
             FrameTooLongError: It is longer than a frame may be.
         """
-        if self._is_buried:
+        if self.is_dead:
             return
         was_idle = not self._unsent
         self._unsent += wire.encode(message)
@@ -169,13 +178,13 @@ class Child:
 
     def _bury(self, death: Death) -> None:
         """Hear its last words, which may still be on their way, and tell of its death."""
+        self.is_dead = True
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
         self._unsent.clear()
         for data in self._last_words():
             self._take(data)
         self._socket.close()
-        self._is_buried = True
         self._guard.forget(self.pid)
         self._on_death(self, death)
 
@@ -192,6 +201,17 @@ class Child:
     # On a thread of its own.
 
     def _wait(self) -> None:
+        try:
+            death = self._reap()
+        except ChildProcessError:  # reaped by somebody else, or because SIGCHLD is ignored
+            with self._lock:
+                self._is_gone = True
+            self._process.returncode = 0
+            death = Death(exit_code=None, signal=None, peak_memory=None)
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._bury, death)
+
+    def _reap(self) -> Death:
         # Not reaped yet: until it is, its number can mean nobody else.
         os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         with self._lock:
@@ -201,10 +221,8 @@ class Child:
         code = os.waitstatus_to_exitcode(status)
         self._process.returncode = code
         unit = 1 if sys.platform == "darwin" else 1024
-        death = Death(
+        return Death(
             exit_code=code if code >= 0 else None,
             signal=-code if code < 0 else None,
             peak_memory=usage.ru_maxrss * unit,
         )
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(self._bury, death)

@@ -27,6 +27,7 @@ from netscript_workers.execution.outcome import (
     conclude,
     not_begun,
     not_started,
+    overruled,
 )
 from netscript_workers.execution.runners import wire
 from netscript_workers.execution.runners.children import Child, Nursery
@@ -47,6 +48,7 @@ class Attempt:
 
     claim: ClaimedExecution
     child: Child | None = None
+    has_begun: bool = False  # the child has told that it begins
     ending: Ending | None = None  # why it is to end
     outcome: Outcome | None = None  # as the child has told it
     is_over: bool = False  # the child has told so
@@ -222,14 +224,15 @@ class ProcessRunner(ABC):
         """Ask an attempt to end; its child knows by itself when its time is over."""
         if attempt.is_over:
             return
-        if attempt.ending is None:
+        if attempt.ending is None or isinstance(ending, Cancelled):
             attempt.ending = ending
         child = attempt.child
         if child is None:
             self._abandon(attempt)
             return
         if word is not None:
-            child.tell({"t": word, "k": attempt.claim.token})
+            claim = attempt.claim
+            child.tell({"t": word, "k": claim.token, "id": claim.id})
         child.terminate()
         if attempt.kill is None:
             call_later = asyncio.get_running_loop().call_later
@@ -256,7 +259,7 @@ class ProcessRunner(ABC):
         elif attempt.ending is not None:
             outcome = conclude(self._jobs[claim.job_id], claim, attempt.ending)
             self._finish(attempt, outcome)
-        elif self._closed:
+        elif self._closed or not attempt.has_begun:
             self._finish(attempt, not_begun(claim))
         else:
             del self._attempts[claim.id]
@@ -271,7 +274,8 @@ class ProcessRunner(ABC):
         kind = message.get("t")
         if kind == "ready":
             child.jobs = frozenset(message["jobs"])
-            self._ready(child)
+            if not child.is_dead:
+                self._ready(child)
             return
         attempt = self._children.get(child)
         if attempt is None or message.get("k") != attempt.claim.token or attempt.is_over:
@@ -286,6 +290,8 @@ class ProcessRunner(ABC):
     def _take(self, child: Child, attempt: Attempt, message: Message) -> None:
         claim = attempt.claim
         match message["t"]:
+            case "begun":
+                attempt.has_begun = True
             case "progress":
                 self._journal.save_progress(claim, message["percent"], message["message"])
             case "log":
@@ -295,11 +301,14 @@ class ProcessRunner(ABC):
                 self._asked.add(task)
                 task.add_done_callback(self._asked.discard)
             case "end":
-                attempt.outcome = wire.load_outcome(claim, message["outcome"])
+                told = wire.load_outcome(claim, message["outcome"])
+                if attempt.ending is not None:
+                    told = overruled(self._jobs[claim.job_id], claim, attempt.ending, told)
+                attempt.outcome = told
                 attempt.is_over = True
                 if attempt.limit is not None:
                     attempt.limit.cancel()
-                if attempt.ending is None:
+                if attempt.ending is None and not child.is_dead:
                     self._done(attempt, child)
                 else:
                     child.kill()  # and with it whatever it has started; then this is over
@@ -321,9 +330,11 @@ class ProcessRunner(ABC):
             child.tell({"t": "reply", "n": number, "value": answer})
         except NetscriptError as error:
             child.tell({"t": "reply", "n": number, "error": wire.dump_error(error)})
-        except Exception:
-            logger.exception("execution %s: its process could not be answered", claim.id)
-            child.kill()
+        except Exception as error:  # noqa: BLE001 - raised in the handler, as it is in-process
+            name = type(getattr(error, "orig", None) or error).__name__
+            logger.warning("execution %s: its process could not be answered: %s", claim.id, name)
+            failed = NetscriptError(f"Its worker could not answer: {name}.")
+            child.tell({"t": "reply", "n": number, "error": wire.dump_error(failed)})
 
     async def _prepare(self, message: Message) -> Message:
         if self._catalog is None:

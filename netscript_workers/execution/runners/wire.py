@@ -4,8 +4,8 @@ A frame is four bytes of length and a JSON object, whose `t` says what it is. No
 makes is unpickled in its worker.
 
 To a child: `setup` (once), `run`, `cancel`, `drain`, `reply`, `leave`. From a child: `ready`
-(once), `progress`, `log`, `ask`, `end`. What belongs to an attempt carries its token as `k`, so
-that a thread that a handler has left behind can't speak for the next attempt.
+(once), `begun`, `progress`, `log`, `ask`, `end`. What belongs to an attempt carries its token as
+`k`, so that a thread that a handler has left behind can't speak for the next attempt.
 """
 
 from __future__ import annotations

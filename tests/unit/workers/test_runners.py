@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Generator
 from typing import Any
 
@@ -115,10 +117,45 @@ def test_what_does_not_fit_between_processes_is_refused_with_a_reason(size: int)
     desk._run(claim)
     desk._own.close()
     desk._beside.close()
-    (told,) = line.told
+    begun, told = line.told
+    assert begun == {"t": "begun", "k": claim.token}
     outcome = wire.load_outcome(claim, told["outcome"])
     if size == 10:
         assert outcome.verdict is Verdict.COMPLETE
     else:
         assert (outcome.verdict, outcome.reason) == (Verdict.FAIL, Reason.RESULT_REFUSED)
         assert "2,000 fit between processes" in str(outcome.error)
+
+
+@pytest.mark.parametrize("word", ["cancel", "drain"])
+@pytest.mark.parametrize("is_async", [True, False])
+def test_a_word_that_comes_before_its_attempt_has_begun_is_heeded(
+    word: str, *, is_async: bool
+) -> None:
+    async def wait(ctx: JobContext) -> None:
+        await ctx.wait_cancelled()
+        raise RuntimeError("told to end")
+
+    def wait_here(ctx: JobContext) -> None:
+        while not ctx.cancelled:
+            time.sleep(0.001)
+        raise RuntimeError("told to end")
+
+    line: Any = _Line()
+    job = define_job_handler(wait if is_async else wait_here, id="wait", timeout=None)
+    desk = Desk({"wait": job}, line)
+    beside = threading.Thread(target=desk._beside.run_forever, daemon=True)
+    beside.start()
+    claim = claim_of("wait")
+    # Of another one, whose claim drew the same token: not for this one.
+    desk._hear({"t": "drain" if word == "cancel" else "cancel", "k": claim.token, "id": "other"})
+    desk._hear({"t": word, "k": claim.token, "id": claim.id})
+    desk._hear({"t": "run", "claim": wire.dump_claim(claim)})
+    desk._work.get()()
+    eventually(lambda: len(line.told) == 2)
+    desk._beside.call_soon_threadsafe(desk._beside.stop)
+    beside.join()
+    desk._own.close()
+    desk._beside.close()
+    outcome = wire.load_outcome(claim, line.told[-1]["outcome"])
+    assert outcome.verdict is (Verdict.CANCEL if word == "cancel" else Verdict.RELEASE)
