@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from jsonschema import Draft202012Validator
 from sqlalchemy import Connection, Row, text
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -169,6 +168,9 @@ def _place(fault: Any) -> list[str]:
 
 @lru_cache(maxsize=256)
 def _validator(schema: str) -> Any:
+    # A worker whose actions name jobs by definition never needs it, and it is 2 MiB.
+    from jsonschema import Draft202012Validator  # noqa: PLC0415
+
     return Draft202012Validator(json.loads(schema))
 
 
