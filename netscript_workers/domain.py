@@ -56,6 +56,9 @@ class Reason(StrEnum):
     ALONE = "runs alone"
     NO_PROCESS = "no process starts"
     NO_WORKER = "no live worker knows the job"
+    JOB_LIMIT = "job limit"
+    RATE_LIMIT = "rate limit"
+    DISCARDED = "discarded"
 
 
 class TriggeredBy(StrEnum):
@@ -80,6 +83,8 @@ class NewExecution:
         delay: Microseconds from the database's now until it is due; ignored with `run_at`.
         run_at: The instant it is due, in microseconds since the epoch.
         fingerprint: SHA-256 over the payload as given, in hex.
+        limited: Its job has a limit, so it passes the job's gate before it is queued.
+        batch_id: The batch that it belongs to.
     """
 
     id: str
@@ -101,6 +106,8 @@ class NewExecution:
     triggered_by: TriggeredBy = TriggeredBy.API
     trigger_event_id: str | None = None
     retried_from: str | None = None
+    limited: bool = False
+    batch_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +151,8 @@ class ClaimedExecution(NamedTuple):
     tracestate: str | None
     trigger_event_id: str | None
     started_at: int
+    batch_id: str | None = None
+    holds_job: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,6 +57,8 @@ class JobDefinition(Generic[P, R]):
     runtime: RuntimeName | None
     priority: int
     strict_order: bool
+    max_concurrency: int | None = None
+    rate: str | None = None
     enabled: bool
     tags: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -232,6 +234,8 @@ def _define(
         runtime="worker-process" if runtime == "web-worker" else runtime,
         priority=priority,
         strict_order=strict_order,
+        max_concurrency=max_concurrency,
+        rate=rate,
         enabled=enabled,
         tags=kept_tags,
         metadata=kept_metadata,

@@ -124,6 +124,8 @@ class JobRecord:
     max_attempts: int
     timeout: float | None
     strict_order: bool
+    max_concurrency: int | None
+    rate: str | None
     enabled: bool
     tags: tuple[str, ...]
     metadata: dict[str, Any]

@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cache
 
 from sqlalchemy import Connection, Row, TextClause, text
@@ -22,14 +24,43 @@ NOTES_AT_A_TIME = 500
 SWEPT_AT_A_TIME = 500
 
 
-def take_notes(conn: Connection, dialect: Dialect) -> tuple[set[str], bool]:
-    """Take the oldest notes that nobody else is taking.
+class NoteKind(StrEnum):
+    """What a note asks to be looked at."""
 
-    Returns:
-        The keys they name, and whether there are likely more notes.
+    KEY = "key"
+    JOB = "job"
+    BATCH = "batch"
+
+
+@dataclass(slots=True)
+class Notes:
+    """Notes that were taken, each of which asks for a look.
+
+    Attributes:
+        keys: Concurrency keys.
+        jobs: Jobs, at whose gate somebody waits.
+        batches: How many executions of each batch have finished.
+        more: There are likely more notes.
     """
-    taken = conn.execute(_take(dialect), {"limit": NOTES_AT_A_TIME}).scalars().all()
-    return set(taken), len(taken) == NOTES_AT_A_TIME
+
+    keys: set[str] = field(default_factory=set[str])
+    jobs: set[str] = field(default_factory=set[str])
+    batches: Counter[str] = field(default_factory=Counter[str])
+    more: bool = False
+
+
+def take_notes(conn: Connection, dialect: Dialect) -> Notes:
+    """Take the oldest notes that nobody else is taking."""
+    taken = conn.execute(_take(dialect), {"limit": NOTES_AT_A_TIME}).all()
+    notes = Notes(more=len(taken) == NOTES_AT_A_TIME)
+    for kind, key, added in taken:
+        if kind == NoteKind.KEY:
+            notes.keys.add(key)
+        elif kind == NoteKind.JOB:
+            notes.jobs.add(key)
+        else:
+            notes.batches[key] += added
+    return notes
 
 
 def admit(
@@ -155,7 +186,7 @@ def _take(dialect: Dialect) -> TextClause:
         f"""
         DELETE FROM netscript_admissions WHERE id IN (
             SELECT id FROM netscript_admissions ORDER BY id LIMIT :limit {dialect.skip_locked})
-        RETURNING key
+        RETURNING kind, key, added
         """
     )
 

@@ -185,6 +185,8 @@ def _row(job: JobDefinition[Any, Any]) -> dict[str, Any]:
         "max_attempts": job.retry.max_attempts,
         "timeout": job.timeout,
         "strict_order": job.strict_order,
+        "max_concurrency": job.max_concurrency,
+        "rate": job.rate,
         "enabled": job.enabled,
         "tags": to_json(job.tags),
         "metadata": to_stored_json(job.metadata),
@@ -215,14 +217,16 @@ _PUT = text(
     """
     INSERT INTO netscript_job_definitions
         (id, kind, name, description, topic, priority, max_attempts, timeout, strict_order,
-         enabled, tags, metadata, payload_schema, source, registered_at)
+         max_concurrency, rate, enabled, tags, metadata, payload_schema, source, registered_at)
     VALUES (:id, :kind, :name, :description, :topic, :priority, :max_attempts, :timeout,
-        :strict_order, :enabled, :tags, :metadata, :payload_schema, :source, :now)
+        :strict_order, :max_concurrency, :rate, :enabled, :tags, :metadata, :payload_schema,
+        :source, :now)
     ON CONFLICT (id) DO UPDATE SET
         kind = excluded.kind, name = excluded.name, description = excluded.description,
         topic = excluded.topic, priority = excluded.priority,
         max_attempts = excluded.max_attempts, timeout = excluded.timeout,
         strict_order = excluded.strict_order, enabled = excluded.enabled, tags = excluded.tags,
+        max_concurrency = excluded.max_concurrency, rate = excluded.rate,
         metadata = excluded.metadata, payload_schema = excluded.payload_schema,
         source = excluded.source, registered_at = excluded.registered_at
     """

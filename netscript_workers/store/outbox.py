@@ -190,6 +190,7 @@ def execution_row(new: NewExecution, now: int) -> dict[str, Any]:
         "triggered_by": new.triggered_by.value,
         "trigger_event_id": new.trigger_event_id,
         "retried_from": new.retried_from,
+        "batch_id": new.batch_id,
         "created_at": now,
         "run_at": run_at,
         "reason": reason,
@@ -197,6 +198,7 @@ def execution_row(new: NewExecution, now: int) -> dict[str, Any]:
         "holds_key": False,
         "parked": False,
         "cancel_requested": False,
+        "limited": new.limited,
     }
 
 

@@ -21,6 +21,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    false,
     text,
 )
 from sqlalchemy.dialects import postgresql
@@ -69,6 +70,7 @@ def _common() -> list[Column[Any]]:
         Column("triggered_by", Text, nullable=False),
         Column("trigger_event_id", Id),
         Column("retried_from", Id),
+        Column("batch_id", Id),
         Column("created_at", Micros, nullable=False),
         Column("run_at", Micros, nullable=False),
         Column("started_at", Micros),
@@ -96,6 +98,11 @@ executions = Table(
     Column("cancel_requested", Boolean, nullable=False),
     # How often it killed the process that it had to itself; a budget apart from `attempt`.
     Column("crashes", Integer, nullable=False, server_default="0"),
+    # Its job has a limit: it passes the job's gate before it is queued. It wants to when it waits
+    # for nothing else, and holds the place that it was given until the attempt has ended.
+    Column("limited", Boolean, nullable=False, server_default=false()),
+    Column("wants_job", Boolean, nullable=False, server_default=false()),
+    Column("holds_job", Boolean, nullable=False, server_default=false()),
     # No other index without a measurement, and no column here that a heartbeat touches.
     partial_index(
         f"{PREFIX}executions_ready",
@@ -110,6 +117,12 @@ executions = Table(
         f"{PREFIX}executions_blocked", "concurrency_key", "id", where="status = 'blocked'"
     ),
     partial_index(f"{PREFIX}executions_running", "worker_id", "id", where="status = 'running'"),
+    # These three are empty, but for what is limited or being cancelled.
+    partial_index(
+        f"{PREFIX}executions_waiting", "job_id", "id", where="status = 'blocked' AND wants_job"
+    ),
+    partial_index(f"{PREFIX}executions_holding", "job_id", "id", where="holds_job"),
+    partial_index(f"{PREFIX}executions_cancelling", "worker_id", "id", where="cancel_requested"),
 )
 
 history = Table(
@@ -184,11 +197,51 @@ slots = Table(
     CheckConstraint("used >= 0 AND used <= max_used", name=f"{PREFIX}slots_used"),
 )
 
+# Notes for whoever ticks next: look at this concurrency key, this job's gate, this batch.
 admissions = Table(
     f"{PREFIX}admissions",
     metadata,
     Column("id", Serial, primary_key=True),
+    Column("kind", Key, nullable=False, server_default="key"),
     Column("key", Key, nullable=False),
+    # Of a batch: how many of its executions have finished.
+    Column("added", Integer, nullable=False, server_default="0"),
+)
+
+# The limits of a job, while any of its executions is under way: how many have a place, and since
+# when its rate has been used up.
+job_gates = Table(
+    f"{PREFIX}job_gates",
+    metadata,
+    Column("job_id", Key, primary_key=True),
+    Column("used", Integer, nullable=False),
+    Column("rate_from", Micros),
+    # When the rate lets the next one through, if one waits for that.
+    Column("look_at", Micros),
+    CheckConstraint("used >= 0", name=f"{PREFIX}gates_used"),
+)
+
+batches = Table(
+    f"{PREFIX}batches",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("expected", Integer, nullable=False),
+    # Counted from `batch_done` by one transaction at a time, which holds this row.
+    Column("done", Integer, nullable=False),
+    Column("callback", Text),
+    Column("callback_id", Id),
+    Column("created_at", Micros, nullable=False),
+    Column("completed_at", Micros),
+    Index(f"{PREFIX}batches_completed", "completed_at"),
+)
+
+batch_done = Table(
+    f"{PREFIX}batch_done",
+    metadata,
+    # A set: who finishes twice is in it once.
+    Column("batch_id", Id, primary_key=True),
+    Column("execution_id", Id, primary_key=True),
+    Column("status", Text, nullable=False),
 )
 
 workers = Table(
@@ -205,6 +258,9 @@ workers = Table(
     Column("started_at", Micros, nullable=False),
     Column("heartbeat_at", Micros, nullable=False),
     Column("lease_until", Micros, nullable=False),
+    Column("drain_requested", Boolean, nullable=False, server_default=false()),
+    # Since when its claim loop makes no progress, although its heart beats.
+    Column("stalled_at", Micros),
 )
 
 topics = Table(
@@ -212,6 +268,9 @@ topics = Table(
     metadata,
     Column("name", Key, primary_key=True),
     Column("paused", Boolean, nullable=False),
+    Column("rate", Text),
+    # Since when the rate has been used up.
+    Column("rate_from", Micros),
 )
 
 job_definitions = Table(
@@ -226,6 +285,8 @@ job_definitions = Table(
     Column("max_attempts", Integer, nullable=False),
     Column("timeout", Float),
     Column("strict_order", Boolean, nullable=False),
+    Column("max_concurrency", Integer),
+    Column("rate", Text),
     Column("enabled", Boolean, nullable=False),
     Column("tags", Text, nullable=False),
     Column("metadata", Text, nullable=False),

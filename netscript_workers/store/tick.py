@@ -139,8 +139,9 @@ class Ticker:
             changed += stored.changed
             keys |= stored.noted
             if work.look and (work.found is None or work.found.notes):
-                noted, done.more = admissions.take_notes(conn, self._store.dialect)
-                keys |= noted
+                notes = admissions.take_notes(conn, self._store.dialect)
+                done.more = notes.more
+                keys |= notes.keys
             keys |= self._promote(conn, work, changed, now, done)
             if keys or stored.released:
                 changed += admissions.admit(conn, self._store.dialect, keys, stored.released)

@@ -95,8 +95,6 @@ def test_every_option_is_kept() -> None:
         "catch_up",
         "overlap",
         "jitter",
-        "max_concurrency",
-        "rate",
     }
     assert made.payload_model.declared is dict
 
