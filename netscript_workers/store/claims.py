@@ -12,6 +12,7 @@ from sqlalchemy import Connection, TextClause, text
 from netscript_workers.domain import ClaimedExecution
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.outbox import PRIORITY_STEP
+from netscript_workers.topics import Places, Served
 
 PROMOTED_AT_A_TIME = 500
 
@@ -22,15 +23,15 @@ _URGENCY = itemgetter(-1, 0)
 class TopicRotation:
     """Which topics to claim from, in turns, so that a hot one can't take every slot."""
 
-    def __init__(self, only: Sequence[str] | None = None) -> None:
-        """Serve `only` these topics, or all."""
-        self._only = only
+    def __init__(self, served: Served) -> None:
+        """Take turns among these topics."""
+        self._served = served
         self._turn = 0
 
     def next_order(self, conn: Connection) -> list[str]:
         """Return the topics that have ready executions, a different one first each time."""
         found = ready_topics(conn)
-        serving = found if self._only is None else [name for name in found if name in self._only]
+        serving = [name for name in found if name in self._served]
         if not serving:
             return []
         self._turn += 1
@@ -52,6 +53,7 @@ def claim(
     topics: Sequence[str],
     slots: int,
     now: int,
+    places: Places | None = None,
 ) -> list[ClaimedExecution]:
     """Claim up to `slots` ready executions for a worker, the most urgent of each topic first.
 
@@ -63,17 +65,24 @@ def claim(
         topics: Where to look, in this order; each gets an equal share before any gets more.
         slots: How many executions the worker can start at once.
         now: The database's present.
+        places: How many of each topic it can; by default as many as there are slots. What is
+            claimed is taken from them.
     """
     claimed: list[ClaimedExecution] = []
+    if places is None:
+        places = Places(slots)
+    topics = [topic for topic in topics if places.of(topic) > 0]
     if not topics or slots <= 0:
         return claimed
     token = dialect.draw_token(conn)
     share = -(-slots // len(topics))
     for limit in (share, slots):
         for topic in topics:
-            free = min(limit, slots - len(claimed))
-            if free <= 0:
+            if len(claimed) >= slots:
                 return claimed
+            free = min(limit, slots - len(claimed), places.of(topic))
+            if free <= 0:
+                continue
             bound = {
                 "topic": topic,
                 "jobs": jobs,
@@ -87,6 +96,7 @@ def claim(
             # RETURNING does not keep the order of the selection.
             rows = sorted(conn.execute(dialect.claim(), bound).all(), key=_URGENCY)
             claimed += [ClaimedExecution._make(row[:-1]) for row in rows]
+            places.take(topic, len(rows))
         if len(topics) == 1:
             return claimed
     return claimed
