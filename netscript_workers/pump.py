@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
 _FIRST_BACKOFF = 0.05
 _LAST_BACKOFF = 2.0
+# A tick that has not come round for two of the longest polls, and a little, makes no progress.
+_STALLED_SECONDS = 2 * 1.2 * _POLL_SECONDS + 0.4
 # How long a stopping worker tries to store what has ended; after that its lease must do.
 _LAST_WORDS_SECONDS = 5.0
 
@@ -62,6 +64,7 @@ class WorkerOptions:
         runtime: Where jobs run that don't say it themselves.
         kill_grace: Seconds from SIGTERM to SIGKILL for what runs in processes.
         recycling: When a process of the pool has served its time.
+        keep_logs: The lowest level of log lines that are kept with executions.
     """
 
     concurrency: int = 100
@@ -78,6 +81,7 @@ class WorkerOptions:
     runtime: RuntimeName = "in-process"
     kill_grace: float = 5.0
     recycling: Recycling = field(default_factory=Recycling)
+    keep_logs: int = logging.INFO
 
     @property
     def plan(self) -> TopicPlan:
@@ -99,6 +103,7 @@ class Pump:
     runner: Runner
     isolation: Isolation | None = None
     lanes: Lanes | None = None
+    on_drain: Callable[[], None] | None = None
 
     def __init__(
         self,
@@ -110,12 +115,13 @@ class Pump:
         bell: Bell,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        """Prepare; set `runner`, then `start()`.
+        """Prepare; set `runner` and what is called `on_drain`, then `start()`.
 
         `strangers` is set when something was ready and nothing of it could be claimed.
         """
         self.strangers = threading.Event()
         self._store = store
+        self._own = store.apart()
         self._worker_id = worker_id
         plan = options.plan
         self._concurrency = plan.capacity
@@ -124,7 +130,7 @@ class Pump:
         self._loop = loop
         self._waiter = Waiter(store, worker_id)
         self._ticker = Ticker(
-            store,
+            self._own,
             worker_id=worker_id,
             jobs={job.id: job.strict_order for job in jobs.values()},
             topics=plan.served,
@@ -143,13 +149,20 @@ class Pump:
         # By id, the token of the claim: one that others gave back may be ours again already.
         self._running: dict[str, int] = {}
         self._unsure = False
+        self._came_round = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="netscript-tick", daemon=True)
 
     # From any thread.
 
     def start(self) -> None:
         """Start ticking."""
+        self._came_round = time.monotonic()
         self._thread.start()
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether ticks have not ended, or have only failed, for longer than two polls."""
+        return not self._stopping and time.monotonic() - self._came_round > _STALLED_SECONDS
 
     def look(self) -> None:
         """Look at the database now."""
@@ -160,13 +173,17 @@ class Pump:
         """Claim nothing more; go on storing."""
         self._claiming = False
 
-    def stop(self, patience: float | None = None) -> None:
-        """Store what has ended, then stop; wait so many seconds at most."""
+    def stop(self, patience: float | None = None) -> bool:
+        """Store what has ended, then stop; tell whether it has ended in so many seconds."""
         self._claiming = False
         self._stopping = True
         if self._thread.is_alive():
             self._waiter.poke()
             self._thread.join(patience)
+        if self._thread.is_alive():
+            return False
+        self._own.dispose()
+        return True
 
     # On the loop's thread.
 
@@ -245,10 +262,13 @@ class Pump:
                 # The commit may have happened, although its answer was lost.
                 self._unsure = True
                 self._look = True
-                wait, backoff = backoff, min(backoff * 2, _LAST_BACKOFF)
+                # Spread, so that those whom one cause has stopped don't come back as one.
+                wait = backoff * random.uniform(0.8, 1.2)  # noqa: S311 - spread, not secrecy
+                backoff = min(backoff * 2, _LAST_BACKOFF)
                 give_up_at = min(give_up_at, time.monotonic() + _LAST_WORDS_SECONDS)
             else:
                 held, backoff, give_up_at = _Held(), _FIRST_BACKOFF, float("inf")
+                self._came_round = time.monotonic()
             if stopping and not (held.work.has_results and time.monotonic() < give_up_at):
                 self._waiter.close()
                 return
@@ -277,7 +297,7 @@ class Pump:
         ended = {end.claim.id for end in work.ended}
         if self._unsure:
             known = self._running.keys() | ended
-            leases.give_back_unknown(self._store, self._worker_id, known)
+            leases.give_back_unknown(self._own, self._worker_id, known)
             self._unsure = False
         self._share_slots(work, self._running.keys() - ended)
         # A hint may be lost, and who is busy waits for none.
@@ -349,11 +369,13 @@ class Pump:
 
     def _probe(self) -> tuple[Probe, float]:
         """Look whether there is anything to do, and in how many seconds there will be."""
-        store = self._store
+        store = self._own
         with store.read() as conn:
             asked = time.monotonic()
-            found = claims.probe(conn, store.dialect)
+            found = claims.probe(conn, store.dialect, self._worker_id)
             store.heard_clock(found.clock, asked=asked)
+            if found.drain and self.on_drain is not None:
+                self.on_drain()
             if found.next_due is None:
                 return found, float("inf")
             return found, (found.next_due - store.now(conn)) / 1e6

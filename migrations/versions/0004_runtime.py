@@ -63,6 +63,7 @@ def upgrade() -> None:
         sa.Column("drain_requested", sa.Boolean(), nullable=False, server_default=sa.false()),
     )
     op.add_column("netscript_workers", sa.Column("stalled_at", sa.BigInteger(), nullable=True))
+    op.add_column("netscript_workers", sa.Column("topics", sa.Text(), nullable=True))
     op.create_table(
         "netscript_job_gates",
         sa.Column("job_id", KEY, nullable=False),
@@ -106,6 +107,7 @@ def downgrade() -> None:
     op.drop_table("netscript_batch_done")
     op.drop_table("netscript_batches")
     op.drop_table("netscript_job_gates")
+    op.drop_column("netscript_workers", "topics")
     op.drop_column("netscript_workers", "stalled_at")
     op.drop_column("netscript_workers", "drain_requested")
     op.drop_column("netscript_job_definitions", "rate")

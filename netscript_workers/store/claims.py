@@ -126,19 +126,21 @@ class Probe:
         ready: Something is queued.
         notes: A concurrency key waits to be looked at.
         next_due: When the next scheduled execution is due, in microseconds since the epoch.
+        drain: Somebody wants the worker to leave.
         clock: The server's clock, if it is not this machine's.
     """
 
     ready: bool
     notes: bool
     next_due: int | None
+    drain: bool = False
     clock: int | None = field(default=None, compare=False)
 
 
-def probe(conn: Connection, dialect: Dialect) -> Probe:
+def probe(conn: Connection, dialect: Dialect, worker_id: str) -> Probe:
     """Look, in one statement that writes nothing, whether there is anything to do."""
-    row = conn.execute(_probe(dialect)).one()
-    return Probe(bool(row.ready), bool(row.notes), row.next_due, row.clock)
+    row = conn.execute(_probe(dialect), {"worker": worker_id}).one()
+    return Probe(bool(row.ready), bool(row.notes), row.next_due, bool(row.drain), row.clock)
 
 
 def next_due(conn: Connection) -> int | None:
@@ -174,6 +176,7 @@ def _probe(dialect: Dialect) -> TextClause:
             EXISTS (SELECT 1 FROM netscript_admissions) AS notes,
             (SELECT run_at FROM netscript_executions WHERE status = 'scheduled'
              ORDER BY run_at LIMIT 1) AS next_due,
+            (SELECT drain_requested FROM netscript_workers WHERE id = :worker) AS drain,
             {dialect.clock} AS clock
         """
     )

@@ -111,11 +111,6 @@ def get_execution_record(conn: Connection, execution_id: str, *, now: int) -> Ex
     return _record(_find(conn, execution_id), now)
 
 
-def live_workers(conn: Connection, now: int) -> int:
-    """Return how many workers hold a valid lease."""
-    return int(conn.execute(_WORKERS, {"now": now}).scalar_one())
-
-
 def _find(conn: Connection, execution_id: str) -> Row[Any]:
     row = conn.execute(_ONE, {"id": execution_id}).one_or_none() if is_id(execution_id) else None
     if row is None:
@@ -227,4 +222,3 @@ _LOGS = text(
     "SELECT at, level, message, attempt FROM netscript_execution_logs "
     "WHERE execution_id = :id ORDER BY id"
 )
-_WORKERS = text("SELECT count(*) FROM netscript_workers WHERE lease_until > :now")

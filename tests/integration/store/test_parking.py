@@ -24,7 +24,7 @@ def test_parked_work_is_no_reason_to_claim(store: Store) -> None:
     put(store, new("strange"), new("strange", topic="other"))
     parking.park(store)
     with store.read() as conn:
-        assert not claims.probe(conn, store.dialect).ready
+        assert not claims.probe(conn, store.dialect, new().id).ready
         assert claims.ready_topics(conn) == []
 
 
