@@ -272,8 +272,16 @@ class Pump:
             if stopping and not (held.work.has_results and time.monotonic() < give_up_at):
                 self._waiter.close()
                 return
-            if wait > 0 and self._waiter.wait(wait):
+            if self._unsure:
+                self._pause(wait, stopping=stopping)
+            elif wait > 0 and self._waiter.wait(wait):
                 self._look = True
+
+    def _pause(self, seconds: float, *, stopping: bool) -> None:
+        """Wait after a failure: whoever rings must not hurry a database that can't keep up."""
+        until = time.monotonic() + seconds
+        while self._stopping is stopping and (left := until - time.monotonic()) > 0:
+            self._waiter.wait(left)
 
     def _collect(self, held: _Held) -> None:
         work = held.work
