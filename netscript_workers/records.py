@@ -27,6 +27,7 @@ class ExecutionRecord:
         attempt: Failures so far plus one; of a finished execution, the last attempt.
         reason: How it ended, or why it waits.
         duration_ms: How long the last attempt took, or has taken so far.
+        cancel_requested: It runs, and its worker is to end it.
     """
 
     id: str
@@ -55,6 +56,7 @@ class ExecutionRecord:
     progress: ProgressRecord | None
     reason: str | None
     retried_from: str | None
+    cancel_requested: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

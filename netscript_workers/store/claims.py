@@ -116,19 +116,21 @@ class Probe:
         ready: Something is queued.
         notes: A concurrency key waits to be looked at.
         next_due: When the next scheduled execution is due, in microseconds since the epoch.
+        cancels: Something that the worker has is to end.
         clock: The server's clock, if it is not this machine's.
     """
 
     ready: bool
     notes: bool
     next_due: int | None
+    cancels: bool = False
     clock: int | None = field(default=None, compare=False)
 
 
-def probe(conn: Connection, dialect: Dialect) -> Probe:
-    """Look, in one statement that writes nothing, whether there is anything to do."""
-    row = conn.execute(_probe(dialect)).one()
-    return Probe(bool(row.ready), bool(row.notes), row.next_due, row.clock)
+def probe(conn: Connection, dialect: Dialect, worker_id: str) -> Probe:
+    """Look, in one statement that writes nothing, whether there is anything to do for a worker."""
+    row = conn.execute(_probe(dialect), {"worker": worker_id}).one()
+    return Probe(bool(row.ready), bool(row.notes), row.next_due, bool(row.cancels), row.clock)
 
 
 def next_due(conn: Connection) -> int | None:
@@ -164,6 +166,8 @@ def _probe(dialect: Dialect) -> TextClause:
             EXISTS (SELECT 1 FROM netscript_admissions) AS notes,
             (SELECT run_at FROM netscript_executions WHERE status = 'scheduled'
              ORDER BY run_at LIMIT 1) AS next_due,
+            EXISTS (SELECT 1 FROM netscript_executions
+                    WHERE cancel_requested AND worker_id = :worker) AS cancels,
             {dialect.clock} AS clock
         """
     )
