@@ -114,6 +114,25 @@ class ExecutionDetail:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """What an execution does, what it waits for, or how it ended.
+
+    Attributes:
+        code: For programs: `running`, `completed`, `failed`, `cancelled`, `due`,
+            `concurrency-key`, `topic-paused`, `job-limit`, `rate-limit`, `topic-rate`,
+            `no-worker`, `no-worker-for-job`, `runs-alone`, `workers-busy` or `ready`.
+        sentence: The same for people.
+        facts: What the sentence was made of.
+    """
+
+    execution_id: str
+    status: ExecutionStatus
+    code: str
+    sentence: str
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobRecord:
     """A job as some process has registered it."""
 

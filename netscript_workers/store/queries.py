@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, Row, TextClause, text
 
 from netscript_workers.clock import from_micros
 from netscript_workers.domain import FINAL_STATUSES, ExecutionStatus, Reason
@@ -24,6 +25,7 @@ from netscript_workers.records import (
     ProgressRecord,
     StepRecord,
 )
+from netscript_workers.store.dialects import Dialect
 
 # What finished executions are, that ended for this reason; the other reasons are of live ones.
 _ENDS = {
@@ -154,6 +156,14 @@ def get_execution_record(conn: Connection, execution_id: str, *, now: int) -> Ex
     return _record(_find(conn, execution_id), now)
 
 
+def get_records(
+    conn: Connection, dialect: Dialect, ids: Sequence[str], *, now: int
+) -> dict[str, ExecutionRecord]:
+    """Return these executions by their ids, as far as there are any."""
+    rows = conn.execute(_some(dialect), {"ids": json.dumps(ids)})
+    return {str(row.id): _record(row, now) for row in rows}
+
+
 def live_workers(conn: Connection, now: int) -> int:
     """Return how many workers hold a valid lease."""
     return int(conn.execute(_WORKERS, {"now": now}).scalar_one())
@@ -263,6 +273,19 @@ _ONE = text(
         f"SELECT {columns} FROM {table} WHERE id = :id" for _, table, columns in (_LIVE, _HISTORY)
     )
 )
+
+
+@cache
+def _some(dialect: Dialect) -> TextClause:
+    ids = dialect.members("ids", "id")
+    return text(
+        " UNION ALL ".join(
+            f"SELECT {columns} FROM {table} WHERE id IN {ids}"
+            for _, table, columns in (_LIVE, _HISTORY)
+        )
+    )
+
+
 _ATTEMPTS = text(
     "SELECT token, attempt, outcome, error, detail, exit_code, signal, peak_memory, worker_id, "
     "started_at, finished_at FROM netscript_execution_attempts "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ from tests.kit import (
 DEATH = Death(exit_code=None, signal=11, peak_memory=None)
 
 
-def keyed(**facts: object) -> NewExecution:
+def keyed(**facts: Any) -> NewExecution:
     return new(concurrency_key="k", **facts)
 
 
