@@ -13,12 +13,12 @@ from types import FrameType
 from typing import Any, NoReturn, TypeAlias
 
 from netscript_workers import __version__
+from netscript_workers.assignment import WorkerOptions
 from netscript_workers.errors import ConfigurationError, WorkerFencedError
 from netscript_workers.execution.runners.pool import Recycling
 from netscript_workers.jobs import JobDefinition
 from netscript_workers.loops import run_loop
 from netscript_workers.memory import spare_what_stays
-from netscript_workers.pump import WorkerOptions
 from netscript_workers.registry import discover_jobs
 from netscript_workers.scheduler import JOB, Scheduler, declared_jobs, job_target
 from netscript_workers.settings import Settings

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from netscript_workers.actions import JobCatalog
+from netscript_workers.assignment import WorkerOptions
 from netscript_workers.crashes import Crashes
 from netscript_workers.domain import ClaimedExecution, Outcome, RuntimeName
 from netscript_workers.errors import ConfigurationError
@@ -22,7 +23,7 @@ from netscript_workers.execution.runners.subprocesses import SubprocessRunner
 from netscript_workers.isolation import Isolation
 from netscript_workers.jobs import JobDefinition
 from netscript_workers.lanes import Lanes, default_slots
-from netscript_workers.pump import Pump, WorkerOptions
+from netscript_workers.pump import Pump
 from netscript_workers.store.engine import Store
 
 # Children that were killed are gone in a moment; for one that the kernel holds, nobody waits.
@@ -87,6 +88,7 @@ class Crew:
             self.isolation.runner = self._make_subprocesses(self.isolation.ended)
             self._all.append(self.isolation.runner)
         pump.runner = self._runner
+        pump.cancel = self.cancel
         pump.isolation = self.isolation
 
     @property

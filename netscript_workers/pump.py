@@ -10,13 +10,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeAlias
 
-from netscript_workers.domain import ClaimedExecution, Outcome, RuntimeName
+from netscript_workers.assignment import WorkerOptions
+from netscript_workers.cancels import Cancels
+from netscript_workers.domain import ClaimedExecution, Outcome
 from netscript_workers.errors import ResultInvalidError
 from netscript_workers.execution.outcome import not_begun
-from netscript_workers.execution.runners.pool import Recycling
 from netscript_workers.execution.runners.protocol import Runner
 from netscript_workers.isolation import Isolation
 from netscript_workers.jobs import JobDefinition
@@ -24,13 +24,11 @@ from netscript_workers.lanes import Lanes
 from netscript_workers.store import claims, leases, steps
 from netscript_workers.store.claims import Probe
 from netscript_workers.store.engine import Store
-from netscript_workers.store.idempotency import DEFAULT_WINDOW
 from netscript_workers.store.outcomes import Settled
-from netscript_workers.store.retention import Retention
 from netscript_workers.store.steps import FinishedStep, LogLine, Progress
 from netscript_workers.store.tick import Done, Ticker, Work
 from netscript_workers.store.wake import Bell, Waiter
-from netscript_workers.topics import Places, TopicPlan, TopicRule, TopicSlots
+from netscript_workers.topics import Places, TopicSlots
 
 logger = logging.getLogger(__name__)
 
@@ -45,50 +43,6 @@ _LAST_WORDS_SECONDS = 5.0
 Saved: TypeAlias = tuple[FinishedStep, "asyncio.Future[bool]"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerOptions:
-    """How a worker works.
-
-    Attributes:
-        concurrency: Executions at a time.
-        topics: The topics it serves; None for all but those that are distributed.
-        topic_rules: What the configuration says of topics.
-        heartbeat: Seconds between renewals of its lease.
-        lease: Seconds after which a silent worker is given up.
-        grace: Seconds that running executions get when the worker stops.
-        window: How long idempotency keys of actions are kept, in microseconds.
-        retention: How long finished executions are kept.
-        scheduler: Whether it also fires schedules.
-        version: Shown in the list of workers.
-        project: The project's folder and that of its jobs, for processes that run them.
-        runtime: Where jobs run that don't say it themselves.
-        kill_grace: Seconds from SIGTERM to SIGKILL for what runs in processes.
-        recycling: When a process of the pool has served its time.
-        keep_logs: The lowest level of log lines that are kept with executions.
-    """
-
-    concurrency: int = 100
-    topics: Sequence[str] | None = None
-    topic_rules: Sequence[TopicRule] = ()
-    heartbeat: float = 5.0
-    lease: float = 30.0
-    grace: float = 30.0
-    window: int = DEFAULT_WINDOW
-    retention: Retention = field(default_factory=Retention)
-    scheduler: bool = True
-    version: str = ""
-    project: tuple[Path, str] | None = None
-    runtime: RuntimeName = "in-process"
-    kill_grace: float = 5.0
-    recycling: Recycling = field(default_factory=Recycling)
-    keep_logs: int = logging.INFO
-
-    @property
-    def plan(self) -> TopicPlan:
-        """How the slots are shared among topics."""
-        return TopicPlan(self.topics, self.topic_rules, self.concurrency)
-
-
 @dataclass(slots=True)
 class _Held:
     """What waits to be stored; it stays here until a commit is known to have taken it."""
@@ -101,9 +55,9 @@ class Pump:
     """One thread that ticks. It alone stores what ends here and claims what comes next."""
 
     runner: Runner
+    cancel: Callable[[str], None]
     isolation: Isolation | None = None
     lanes: Lanes | None = None
-    on_drain: Callable[[], None] | None = None
 
     def __init__(
         self,
@@ -115,7 +69,7 @@ class Pump:
         bell: Bell,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        """Prepare; set `runner` and what is called `on_drain`, then `start()`.
+        """Prepare; set `runner` and `cancel`, which ends what runs, then `start()`.
 
         `strangers` is set when something was ready and nothing of it could be claimed.
         """
@@ -129,6 +83,7 @@ class Pump:
         self._bell = bell
         self._loop = loop
         self._waiter = Waiter(store, worker_id)
+        self._cancels = Cancels(self._own, worker_id)
         self._ticker = Ticker(
             self._own,
             worker_id=worker_id,
@@ -149,10 +104,19 @@ class Pump:
         # By id, the token of the claim: one that others gave back may be ours again already.
         self._running: dict[str, int] = {}
         self._unsure = False
+        self._on_drain: Callable[[], None] | None = None
         self._came_round = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="netscript-tick", daemon=True)
 
     # From any thread.
+
+    def use_marks(self, wanted: bool) -> None:  # noqa: FBT001 - it is told what it is
+        """Claim from low-water marks on, as long as somebody keeps an old snapshot."""
+        self._ticker.marks.wanted = wanted
+
+    def when_to_drain(self, callback: Callable[[], None]) -> None:
+        """Have this called, from the tick's thread, when somebody wants the worker to leave."""
+        self._on_drain = self._cancels.on_drain = callback
 
     def start(self) -> None:
         """Start ticking."""
@@ -269,6 +233,8 @@ class Pump:
             else:
                 held, backoff, give_up_at = _Held(), _FIRST_BACKOFF, float("inf")
                 self._came_round = time.monotonic()
+                if self._running:
+                    wait = min(wait, self._cancels.next_in())
             if stopping and not (held.work.has_results and time.monotonic() < give_up_at):
                 self._waiter.close()
                 return
@@ -276,6 +242,7 @@ class Pump:
                 self._pause(wait, stopping=stopping)
             elif wait > 0 and self._waiter.wait(wait):
                 self._look = True
+                self._cancels.rung()
 
     def _pause(self, seconds: float, *, stopping: bool) -> None:
         """Wait after a failure: whoever rings must not hurry a database that can't keep up."""
@@ -309,18 +276,22 @@ class Pump:
             self._unsure = False
         self._share_slots(work, self._running.keys() - ended)
         # A hint may be lost, and who is busy waits for none.
-        overdue = time.monotonic() - self._looked_at > _POLL_SECONDS
+        marks = self._ticker.marks
+        overdue = time.monotonic() - self._looked_at > _POLL_SECONDS or marks.due_in <= 0
         work.look = (self._look or overdue) and work.slots > 0
         wait = _POLL_SECONDS * random.uniform(1.0, 1.2)  # noqa: S311 - spread, not secrecy
         ready = False
+        probes = work.look and not work.has_results  # which tells of cancels as well
+        self._heed_cancels(due=not probes and self._cancels.next_in() <= 0)
         if not work.has_results:
             if not work.look:
-                return wait
+                return min(wait, marks.due_in) if work.slots > 0 else wait
             found, due_in = self._probe()
             ready = found.ready
+            self._heed_cancels(due=found.cancels)
             self._has_looked()
             if not (found.ready or found.notes or due_in <= 0):
-                return min(wait, due_in)
+                return min(wait, due_in, marks.due_in)
             work.found = found
         elif work.look:
             self._has_looked()
@@ -339,6 +310,8 @@ class Pump:
         if self._claiming and not done.full and done.next_in is not None:
             wait = min(wait, done.next_in)
             self._look = self._look or done.next_in <= 0
+        if not done.full:
+            wait = max(min(wait, marks.due_in), 0.0)
         if done.more:
             # Behind the notes of one long queue stand those of keys that are free.
             self._look = True
@@ -356,6 +329,15 @@ class Pump:
         if self.lanes is not None:
             work.lanes = self.lanes.shares(work.slots, running)
             work.slots = min(work.slots, sum(slots for _, slots in work.lanes))
+
+    def _heed_cancels(self, *, due: bool) -> None:
+        """End what somebody wants to end."""
+        if not (due and self._running):
+            return
+        for execution_id in self._cancels.look(self._running):
+            logger.info("execution %s is to end: it was cancelled", execution_id)
+            # Behind the start of what was claimed before, before that of what comes next.
+            self._loop.call_soon_threadsafe(self.cancel, execution_id)
 
     def _has_looked(self) -> None:
         self._look, self._looked_at = False, time.monotonic()
@@ -380,10 +362,12 @@ class Pump:
         store = self._own
         with store.read() as conn:
             asked = time.monotonic()
-            found = claims.probe(conn, store.dialect, self._worker_id)
+            found = claims.probe(conn, store.dialect, self._worker_id, self._ticker.marks)
             store.heard_clock(found.clock, asked=asked)
-            if found.drain and self.on_drain is not None:
-                self.on_drain()
+            if found.drain and self._on_drain is not None:
+                self._on_drain()
+            if not found.cancels:
+                self._cancels.has_looked()
             if found.next_due is None:
                 return found, float("inf")
             return found, (found.next_due - store.now(conn)) / 1e6

@@ -11,13 +11,14 @@ from functools import partial
 from typing import Any
 
 from netscript_workers.actions import JobCatalog
+from netscript_workers.assignment import WorkerOptions
 from netscript_workers.crews import Crew, check_project
 from netscript_workers.errors import StateError, WorkerFencedError
 from netscript_workers.heartbeat import Heartbeat
 from netscript_workers.ids import new_id
 from netscript_workers.jobs import JobDefinition
 from netscript_workers.maintenance import Maintenance
-from netscript_workers.pump import Pump, WorkerOptions
+from netscript_workers.pump import Pump
 from netscript_workers.scheduler import JOB, Scheduler, declared_jobs, job_target
 from netscript_workers.shutdown import ShutdownManager, ShutdownReport, ShutdownResource
 from netscript_workers.store import leases, lifelines
@@ -196,9 +197,10 @@ class Worker:
             strangers=pump.strangers,
             on_rescued=pump.look,
             find_suspects=crew.isolation.look,
+            on_kept=pump.use_marks,
         )
         scheduler = self._scheduler(upkeep, pump, bell) if self._options.scheduler else None
-        pump.on_drain = drain
+        pump.when_to_drain(drain)
         pump.start()
         heartbeat.start()
         maintenance.start()

@@ -9,8 +9,8 @@ from typing import Any
 
 from netscript_workers import JobDefinition, enqueue_job
 from netscript_workers.actions import Cause, EnqueueJob, resolve
+from netscript_workers.assignment import WorkerOptions
 from netscript_workers.domain import TriggeredBy
-from netscript_workers.pump import WorkerOptions
 from netscript_workers.records import ExecutionDetail
 from netscript_workers.store.definitions import StoredCatalog
 from netscript_workers.store.engine import Store

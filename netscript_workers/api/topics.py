@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 
 from netscript_workers.api.answers import Answer
-from netscript_workers.api.routes import Given, Services
+from netscript_workers.api.services import Given, Services
 from netscript_workers.errors import PayloadInvalidError
 from netscript_workers.store import depths, topics
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from netscript_workers.api.answers import Answer
-from netscript_workers.api.routes import Given
+from netscript_workers.api.services import Given
 from netscript_workers.records import WorkerInfo
 from netscript_workers.store import presence
 

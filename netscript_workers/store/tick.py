@@ -20,6 +20,7 @@ from netscript_workers.store import admissions, changes, claims, outcomes, steps
 from netscript_workers.store.claims import Probe, TopicRotation
 from netscript_workers.store.engine import Store
 from netscript_workers.store.idempotency import DEFAULT_WINDOW
+from netscript_workers.store.marks import Marks
 from netscript_workers.store.outcomes import Settled
 from netscript_workers.store.steps import FinishedStep, LogLine, Progress
 from netscript_workers.topics import Places, Served
@@ -111,6 +112,7 @@ class Ticker:
             topics: The topics it serves; None for all.
             window: How long idempotency keys of actions are kept, in microseconds.
         """
+        self.marks = Marks()
         self._store = store
         self._worker_id = worker_id
         self._strict = jobs
@@ -220,7 +222,7 @@ class Ticker:
             return []
         clock = time.monotonic()
         if fresh or not self._topics or clock - self._topics_read > _TOPICS_SECONDS:
-            self._topics = self._rotation.next_order(conn)
+            self._topics = self._rotation.next_order(conn, self._store.dialect, self.marks)
             self._topics_read = clock
         # Those that the lanes below share; a tick that is rolled back leaves the work's as it was.
         places = None if work.places is None else work.places.copy()
@@ -252,6 +254,7 @@ class Ticker:
             slots=slots,
             # Not the tick's beginning: what was enqueued since then can't have started before.
             now=self._store.now(conn),
+            marks=self.marks,
             places=places,
         )
 
