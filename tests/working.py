@@ -16,7 +16,7 @@ from netscript_workers.store.definitions import StoredCatalog
 from netscript_workers.store.engine import Store
 from netscript_workers.store.wake import make_bell
 from netscript_workers.worker import Worker
-from tests.kit import detail, put, scalar
+from tests.kit import detail, put
 from tests.support import eventually_async
 
 
@@ -88,7 +88,7 @@ async def working(
     options = {"concurrency": 10, "grace": 2.0, **options}
     worker = Worker(store, known, WorkerOptions(**options), StoredCatalog(store, known))
     task = asyncio.create_task(worker.run())
-    await eventually_async(lambda: scalar(store, "SELECT count(*) FROM netscript_workers"))
+    await eventually_async(worker.started.is_set)
     try:
         yield Running(store, worker, task, known)
     finally:

@@ -117,6 +117,7 @@ def test_topics_are_those_of_jobs_of_rows_and_those_that_were_told_something(
 ) -> None:
     async def handler(ctx: JobContext) -> None: ...
 
+    lose(store, new(topic="alone"))
     definitions.register(store, [define_job_handler(handler, id="known", topic="of-a-job")])
     topics.pause(store, "paused")
     run(
@@ -126,7 +127,6 @@ def test_topics_are_those_of_jobs_of_rows_and_those_that_were_told_something(
     )
     put(store, *(new(topic="ready") for _ in range(3)), new(topic="runs"))
     put(store, new(topic="later", delay=60_000_000), new(topic="keyed", concurrency_key="k"))
-    lose(store, new(topic="alone"))
     run(store, "UPDATE netscript_executions SET run_at = run_at - 5000000 WHERE topic = 'ready'")
     Hand(store, topics=["runs"]).claim()
     found = listed(store)
