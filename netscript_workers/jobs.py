@@ -27,7 +27,7 @@ from netscript_workers.domain import DEFAULT_PRIORITY, MAX_PRIORITY, WORKER_RUNT
 from netscript_workers.errors import ConfigurationError, PayloadInvalidError, nearest
 from netscript_workers.options import OptionError, check_names, check_type
 from netscript_workers.payloads import PayloadModel, to_stored_json
-from netscript_workers.rates import check_rate
+from netscript_workers.rates import check_limits
 from netscript_workers.retries import Retry
 from netscript_workers.schedules import CatchUp, Overlap, Schedule, make_cron_schedule
 
@@ -35,8 +35,6 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 _RETRY = Retry()
-# What a column of the database holds.
-_MOST_CONCURRENT = 2**31 - 1
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 
@@ -219,7 +217,7 @@ def _define(
     check_type(owner, "enabled", enabled, bool, "True or False")
     check_type(owner, "strict_order", strict_order, bool, "True or False")
     kept_tags, kept_metadata = _tags(owner, tags), _metadata(owner, metadata)
-    _check_limits(owner, max_concurrency, rate)
+    check_limits(owner, max_concurrency, rate)
     declared = payload if payload is not None else _declared_payload(handler)
     model: PayloadModel[Any] = PayloadModel(declared, owner)
     timing = {"timezone": timezone, "catch_up": catch_up, "overlap": overlap, "jitter": jitter}
@@ -264,17 +262,6 @@ def _schedule(
 
 def _title(job_id: str) -> str:
     return job_id.replace("-", " ").replace("_", " ").capitalize()
-
-
-def _check_limits(owner: str, max_concurrency: int | None, rate: str | None) -> None:
-    if max_concurrency is not None:
-        check_type(owner, "max_concurrency", max_concurrency, int, "a whole number, or None")
-        if not 1 <= max_concurrency <= _MOST_CONCURRENT:
-            raise ConfigurationError(
-                f"{owner}: max_concurrency={max_concurrency!r} must be from 1 to {_MOST_CONCURRENT}.",
-                hint="None stands for no limit; pause the topic to run none.",
-            )
-    check_rate(owner, rate)
 
 
 def _check_handler(handler: Callable[..., Any], owner: str, source: str) -> None:

@@ -296,7 +296,8 @@ class Pump:
         self._running.update((claim.id, claim.token) for claim in done.claimed)
         if self.lanes is not None:
             self.lanes.take(done.claimed)
-        if ready and not done.claimed and all(slots > 0 for _, slots in work.lanes):
+        idle = not done.claimed and not done.rationed
+        if ready and idle and all(slots > 0 for _, slots in work.lanes):
             self.strangers.set()
         self._loop.call_soon_threadsafe(self._hand_over, done, held)
         if done.others:
@@ -332,9 +333,10 @@ class Pump:
             asked = time.monotonic()
             found = claims.probe(conn, store.dialect)
             store.heard_clock(found.clock, asked=asked)
-            if found.next_due is None:
+            dues = [at for at in (found.next_due, found.next_look) if at is not None]
+            if not dues:
                 return found, float("inf")
-            return found, (found.next_due - store.now(conn)) / 1e6
+            return found, (min(dues) - store.now(conn)) / 1e6
 
 
 def _take(items: deque[Any]) -> list[Any]:

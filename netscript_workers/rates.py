@@ -1,4 +1,4 @@
-"""Rates: how many executions of a job or a topic may start in a second, a minute, an hour, a day.
+"""Limits: how many executions run at a time, how many start in a second, a minute, an hour, a day.
 
 Starts are spread evenly: of `100/m` one may start every 600 ms. Only what would come closer than
 50 ms may come together, for nobody looks at the database more often than that.
@@ -9,18 +9,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, TypeAlias
 
 from netscript_workers.clock import MICROSECONDS
+from netscript_workers.domain import Limit
 from netscript_workers.errors import ConfigurationError
 from netscript_workers.options import check_type
-
-# As `Reason` has them: what an execution at the gate of its job waits for.
-Limit: TypeAlias = Literal["job limit", "rate limit"]
 
 _PERIODS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _RATE = re.compile(r"([1-9][0-9]{0,5})/([smhd])")
 _TOGETHER = MICROSECONDS // 20
+# What a column of the database holds.
+_MOST_CONCURRENT = 2**31 - 1
 _HINT = "Write how many and in what time, such as 10/s, 100/m, 1000/h or 1/d."
 
 
@@ -88,6 +87,23 @@ def check_rate(owner: str, rate: str | None) -> None:
         parse_rate(rate)
     except ValueError as error:
         raise ConfigurationError(f"{owner}: rate={rate!r} is no rate.", hint=str(error)) from error
+
+
+def check_limits(owner: str, max_concurrency: int | None, rate: str | None) -> None:
+    """Refuse limits of a job that can't be kept.
+
+    Raises:
+        ConfigurationError: They can't.
+    """
+    if max_concurrency is not None:
+        check_type(owner, "max_concurrency", max_concurrency, int, "a whole number, or None")
+        if not 1 <= max_concurrency <= _MOST_CONCURRENT:
+            raise ConfigurationError(
+                f"{owner}: max_concurrency={max_concurrency!r} must be from 1 to "
+                f"{_MOST_CONCURRENT}.",
+                hint="None stands for no limit; pause the topic to run none.",
+            )
+    check_rate(owner, rate)
 
 
 def limit_of(max_concurrency: int | None, rate: str | None) -> Limit | None:

@@ -11,7 +11,9 @@ from sqlalchemy import Connection, TextClause, text
 
 from netscript_workers.domain import ClaimedExecution
 from netscript_workers.store.dialects import Dialect
+from netscript_workers.store.gates import waits_for
 from netscript_workers.store.outbox import PRIORITY_STEP
+from netscript_workers.store.rations import Rations
 
 PROMOTED_AT_A_TIME = 500
 
@@ -26,10 +28,14 @@ class TopicRotation:
         """Serve `only` these topics, or all."""
         self._only = only
         self._turn = 0
+        # Those of the topics that were found last that have a rate.
+        self.rated: set[str] = set()
 
     def next_order(self, conn: Connection) -> list[str]:
         """Return the topics that have ready executions, a different one first each time."""
-        found = ready_topics(conn)
+        rows = [row for row in conn.execute(_TOPICS) if row.topic is not None]
+        self.rated = {row.topic for row in rows if row.rated}
+        found = [row.topic for row in rows]
         serving = found if self._only is None else [name for name in found if name in self._only]
         if not serving:
             return []
@@ -52,6 +58,7 @@ def claim(
     topics: Sequence[str],
     slots: int,
     now: int,
+    rations: Rations | None = None,
 ) -> list[ClaimedExecution]:
     """Claim up to `slots` ready executions for a worker, the most urgent of each topic first.
 
@@ -63,7 +70,10 @@ def claim(
         topics: Where to look, in this order; each gets an equal share before any gets more.
         slots: How many executions the worker can start at once.
         now: The database's present.
+        rations: How much may be taken of topics that have a rate.
     """
+    if rations is not None:
+        topics = [topic for topic in topics if rations.most(topic, slots) > 0]
     claimed: list[ClaimedExecution] = []
     if not topics or slots <= 0:
         return claimed
@@ -74,6 +84,11 @@ def claim(
             free = min(limit, slots - len(claimed))
             if free <= 0:
                 return claimed
+            if rations is not None:
+                taken = sum(claim.topic == topic for claim in claimed)
+                free = min(free, rations.most(topic, slots) - taken)
+                if free <= 0:
+                    continue
             bound = {
                 "topic": topic,
                 "jobs": jobs,
@@ -92,20 +107,30 @@ def claim(
     return claimed
 
 
-def promote(
-    conn: Connection, dialect: Dialect, now: int
-) -> tuple[list[tuple[str, str]], set[str], int]:
-    """Make due executions ready.
+@dataclass(slots=True)
+class Promoted:
+    """What became due.
 
-    Returns:
-        Their ids and what each now is (`queued`, or `blocked` if it must ask for its key first),
-        the keys to ask for, and how many there were.
+    Attributes:
+        changed: Ids and what each now is: `queued`, or `blocked` if it must ask first.
+        keys: The concurrency keys to ask for.
+        jobs: The jobs at whose gate to ask.
     """
+
+    changed: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    keys: set[str] = field(default_factory=set[str])
+    jobs: set[str] = field(default_factory=set[str])
+
+
+def promote(conn: Connection, dialect: Dialect, now: int) -> Promoted:
+    """Make due executions ready."""
     bound = {"now": now, "step": PRIORITY_STEP, "limit": PROMOTED_AT_A_TIME}
     due = conn.execute(_promote(dialect), bound).all()
-    changed = [(str(row.id), str(row.status)) for row in due]
-    keys = {row.concurrency_key for row in due if row.status == "blocked"}
-    return changed, keys, len(due)
+    return Promoted(
+        changed=[(str(row.id), str(row.status)) for row in due],
+        keys={row.concurrency_key for row in due if row.status == "blocked" and not row.wants_job},
+        jobs={row.job_id for row in due if row.wants_job},
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,24 +141,27 @@ class Probe:
         ready: Something is queued.
         notes: A concurrency key waits to be looked at.
         next_due: When the next scheduled execution is due, in microseconds since the epoch.
+        next_look: When the rate of a job lets the next one in.
         clock: The server's clock, if it is not this machine's.
     """
 
     ready: bool
     notes: bool
     next_due: int | None
+    next_look: int | None = None
     clock: int | None = field(default=None, compare=False)
 
 
 def probe(conn: Connection, dialect: Dialect) -> Probe:
     """Look, in one statement that writes nothing, whether there is anything to do."""
     row = conn.execute(_probe(dialect)).one()
-    return Probe(bool(row.ready), bool(row.notes), row.next_due, row.clock)
+    return Probe(bool(row.ready), bool(row.notes), row.next_due, row.next_look, row.clock)
 
 
-def next_due(conn: Connection) -> int | None:
-    """Return when the next scheduled execution is due."""
-    return conn.execute(_NEXT_DUE).scalar()
+def next_due(conn: Connection) -> tuple[int | None, int | None]:
+    """Return when the next scheduled execution is due, and the next gate to be looked at."""
+    run_at, look_at = conn.execute(_NEXT_DUE).one()
+    return run_at, look_at
 
 
 # A loose index scan: one step per topic, however many rows it has.
@@ -147,11 +175,17 @@ _TOPICS = text(
                 WHERE e.status = 'queued' AND NOT e.parked AND e.topic > t.topic
                 ORDER BY e.topic LIMIT 1)
         FROM t WHERE t.topic IS NOT NULL)
-    SELECT topic FROM t
+    SELECT topic, EXISTS (
+        SELECT 1 FROM netscript_topics n WHERE n.name = t.topic AND n.rate IS NOT NULL) AS rated
+    FROM t
     """
 )
+_NEXT_LOOK = "(SELECT min(look_at) FROM netscript_job_gates)"
 _NEXT_DUE = text(
-    "SELECT run_at FROM netscript_executions WHERE status = 'scheduled' ORDER BY run_at LIMIT 1"
+    f"""
+    SELECT (SELECT run_at FROM netscript_executions WHERE status = 'scheduled'
+            ORDER BY run_at LIMIT 1), {_NEXT_LOOK}
+    """
 )
 
 
@@ -164,9 +198,13 @@ def _probe(dialect: Dialect) -> TextClause:
             EXISTS (SELECT 1 FROM netscript_admissions) AS notes,
             (SELECT run_at FROM netscript_executions WHERE status = 'scheduled'
              ORDER BY run_at LIMIT 1) AS next_due,
+            {_NEXT_LOOK} AS next_look,
             {dialect.clock} AS clock
         """
     )
+
+
+_HAS_ITS_KEY = "(concurrency_key IS NULL OR holds_key)"
 
 
 @cache
@@ -174,14 +212,14 @@ def _promote(dialect: Dialect) -> TextClause:
     return text(
         f"""
         UPDATE netscript_executions
-        SET status = CASE WHEN concurrency_key IS NULL OR holds_key THEN 'queued'
-                     ELSE 'blocked' END,
-            reason = CASE WHEN concurrency_key IS NULL OR holds_key THEN NULL
-                     ELSE 'concurrency key' END,
+        SET status = CASE WHEN limited OR NOT {_HAS_ITS_KEY} THEN 'blocked' ELSE 'queued' END,
+            wants_job = limited AND {_HAS_ITS_KEY},
+            reason = CASE WHEN NOT {_HAS_ITS_KEY} THEN 'concurrency key'
+                     WHEN limited THEN {waits_for("job_id")} END,
             sort_at = run_at - priority * CAST(:step AS bigint)
         WHERE id IN (
             SELECT id FROM netscript_executions WHERE status = 'scheduled' AND run_at <= :now
             ORDER BY run_at, id LIMIT :limit {dialect.skip_locked})
-        RETURNING id, status, concurrency_key
+        RETURNING id, status, concurrency_key, wants_job, job_id
         """
     )

@@ -8,11 +8,13 @@ from sqlalchemy import Connection, TextClause, text
 
 from netscript_workers.errors import ExecutionNotFoundError, StateError
 from netscript_workers.ids import is_id
-from netscript_workers.store import changes
+from netscript_workers.rates import limit_of
+from netscript_workers.store import admissions, changes
+from netscript_workers.store.admissions import NoteKind
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.engine import Store
 from netscript_workers.store.outbox import PRIORITY_STEP
-from netscript_workers.store.schema import COMMON, admissions
+from netscript_workers.store.schema import COMMON
 
 
 def retry(store: Store, execution_id: str) -> None:
@@ -40,13 +42,16 @@ def retry(store: Store, execution_id: str) -> None:
             )
         failures = row.attempt if row.status == "failed" else row.attempt - 1
         keyed = row.concurrency_key is not None
-        status = "blocked" if keyed else "queued"
+        limited = limit_of(row.max_concurrency, row.rate)
+        status = "blocked" if keyed or limited else "queued"
         conn.execute(
             _MOVE,
             {
                 "id": execution_id,
                 "status": status,
-                "reason": "concurrency key" if keyed else None,
+                "reason": "concurrency key" if keyed else limited,
+                "limited": limited is not None,
+                "wants_job": limited is not None and not keyed,
                 "attempt": failures + 1,
                 "most": failures + max(row.policy_attempts, 1),
                 "now": now,
@@ -56,7 +61,9 @@ def retry(store: Store, execution_id: str) -> None:
         )
         conn.execute(_DELETE, {"id": execution_id})
         if keyed:
-            store.dialect.insert(conn, admissions, [{"key": row.concurrency_key}])
+            admissions.note(conn, store.dialect, NoteKind.KEY, [row.concurrency_key])
+        elif limited:
+            admissions.note(conn, store.dialect, NoteKind.JOB, [row.job_id])
         changes.record(conn, store.dialect, [(execution_id, status)], now)
 
 
@@ -84,10 +91,12 @@ _CHANGED = {
 _MOVE = text(
     f"""
     INSERT INTO netscript_executions
-        ({", ".join(COMMON)}, sort_at, holds_key, parked, cancel_requested)
+        ({", ".join(COMMON)}, sort_at, holds_key, parked, cancel_requested,
+         limited, wants_job)
     SELECT {", ".join(_CHANGED.get(name, name) for name in COMMON)},
         :now - priority * CAST(:step AS bigint), CAST(:no AS boolean),
-        coalesce(reason, '') = 'crashed', CAST(:no AS boolean)
+        coalesce(reason, '') = 'crashed', CAST(:no AS boolean),
+        CAST(:limited AS boolean), CAST(:wants_job AS boolean)
     FROM netscript_execution_history WHERE id = :id
     """
 )
@@ -98,9 +107,10 @@ def _find(dialect: Dialect) -> TextClause:
     lock = f"{dialect.for_update} OF h" if dialect.for_update else ""
     return text(
         f"""
-        SELECT h.status, h.attempt, h.concurrency_key, coalesce(
-            (SELECT d.max_attempts FROM netscript_job_definitions d WHERE d.id = h.job_id),
-            h.max_attempts) AS policy_attempts
-        FROM netscript_execution_history h WHERE h.id = :id {lock}
+        SELECT h.status, h.attempt, h.job_id, h.concurrency_key,
+            coalesce(d.max_attempts, h.max_attempts) AS policy_attempts, d.max_concurrency, d.rate
+        FROM netscript_execution_history h
+        LEFT JOIN netscript_job_definitions d ON d.id = h.job_id
+        WHERE h.id = :id {lock}
         """
     )

@@ -9,19 +9,21 @@ from __future__ import annotations
 from sqlalchemy import text
 
 from netscript_workers.rates import check_rate
-from netscript_workers.store import admissions, changes
+from netscript_workers.store import admissions, changes, entrance
 from netscript_workers.store.engine import Store
 
 
 def pause(store: Store, topic: str) -> None:
     """Have nothing more of a topic claimed.
 
-    Its keyed executions that were about to start wait again, without holding their keys.
+    Its executions that were about to start wait again, without holding their keys and the places
+    that others of their job may have.
     """
     with store.begin() as conn:
         conn.execute(_SET, {"topic": topic, "paused": True})
-        changed = admissions.let_pass(conn, store.dialect, topic)
-        changes.record(conn, store.dialect, changed, store.now(conn))
+        now = store.now(conn)
+        changed = entrance.let_pass(conn, store.dialect, topic, now).changed
+        changes.record(conn, store.dialect, changed, now)
 
 
 def resume(store: Store, topic: str) -> None:
