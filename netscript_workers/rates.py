@@ -48,15 +48,19 @@ class Rate:
         Returns:
             How many may start, and until when the rate is used up from then on.
         """
-        # Never more than this is used ahead, unless the clock was set back or the rate was lower.
-        used = min(max(used_until or 0, now), now + self.burst * self.interval)
+        used = self._used(used_until, now)
         free = (now - used) // self.interval + self.burst
         taken = max(min(free, wanted), 0)
         return taken, used + taken * self.interval
 
-    def next_at(self, used_until: int) -> int:
-        """Return when the next one may start."""
-        return used_until - (self.burst - 1) * self.interval
+    def next_at(self, used_until: int | None, now: int) -> int:
+        """Return when the next one may start; not before `now`."""
+        return max(self._used(used_until, now) - (self.burst - 1) * self.interval, now)
+
+    def _used(self, used_until: int | None, now: int) -> int:
+        # No more than this is ever used ahead: the clock was set back, or the rate was lower.
+        most = now + self.burst * self.interval
+        return now if used_until is None or not now < used_until <= most else used_until
 
 
 @lru_cache(maxsize=1024)

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import text
 
+from netscript_workers import JobContext, define_job_handler
 from netscript_workers.domain import (
     SUSPECT_AFTER,
     ClaimedExecution,
@@ -20,7 +21,7 @@ from netscript_workers.domain import (
 from netscript_workers.ids import new_id
 from netscript_workers.payloads import fingerprint
 from netscript_workers.records import ExecutionDetail
-from netscript_workers.store import leases, outbox, queries, suspects, sweeping
+from netscript_workers.store import definitions, leases, outbox, queries, suspects, sweeping
 from netscript_workers.store.engine import Store
 from netscript_workers.store.idempotency import DEFAULT_WINDOW
 from netscript_workers.store.leases import WorkerRecord
@@ -47,6 +48,14 @@ def put(store: Store, *executions: NewExecution, window: int = DEFAULT_WINDOW) -
             window=window,
         )
     return list(receipt.enqueued)
+
+
+def limit(store: Store, job: str = "a", **limits: Any) -> None:
+    """Register a job with these limits, or with others than before."""
+
+    async def handler(ctx: JobContext) -> None: ...
+
+    definitions.register(store, [define_job_handler(handler, id=job, **limits)])
 
 
 class Hand:

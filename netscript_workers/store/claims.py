@@ -129,7 +129,7 @@ def promote(conn: Connection, dialect: Dialect, now: int) -> Promoted:
     return Promoted(
         changed=[(str(row.id), str(row.status)) for row in due],
         keys={row.concurrency_key for row in due if row.status == "blocked" and not row.wants_job},
-        jobs={row.job_id for row in due if row.wants_job},
+        jobs={row.job_id for row in due if row.limited},
     )
 
 
@@ -220,6 +220,6 @@ def _promote(dialect: Dialect) -> TextClause:
         WHERE id IN (
             SELECT id FROM netscript_executions WHERE status = 'scheduled' AND run_at <= :now
             ORDER BY run_at, id LIMIT :limit {dialect.skip_locked})
-        RETURNING id, status, concurrency_key, wants_job, job_id
+        RETURNING id, status, concurrency_key, wants_job, limited, job_id
         """
     )

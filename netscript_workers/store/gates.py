@@ -107,11 +107,11 @@ class Gate:
         return max(min(taken, self.rate.burst - self.idle), 0)
 
     def _next_turn(self, rate: Rate, now: int) -> int:
-        at = rate.next_at(min(self.rate_from or now, now + rate.burst * rate.interval))
+        at = rate.next_at(self.rate_from, now)
         if self.idle >= rate.burst:
             wait = min(max(rate.interval, _SOONEST_LOOK), _LATEST_LOOK)
             return max(at, now + wait)
-        return max(at, now + 1)
+        return at
 
 
 def lock_gates(conn: Connection, dialect: Dialect, jobs: Collection[str]) -> dict[str, Gate]:

@@ -160,7 +160,7 @@ def _add_execution(
     if status == _BLOCKED:
         if new.concurrency_key is not None:
             batch.keys.add(new.concurrency_key)
-        else:
+        if new.limited:
             batch.jobs.add(new.job_id)
     return Enqueued(new.id)
 

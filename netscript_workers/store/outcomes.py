@@ -96,9 +96,7 @@ def settle(
     if actions:
         store(conn, dialect, [Submission(executions=actions)], now=now, window=window)
         result.asked.keys |= {key for new in actions if (key := new.concurrency_key) is not None}
-        result.asked.jobs |= {
-            new.job_id for new in actions if new.limited and new.concurrency_key is None
-        }
+        result.asked.jobs |= {new.job_id for new in actions if new.limited}
         result.ready = True
     return result
 

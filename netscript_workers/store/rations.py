@@ -53,9 +53,9 @@ class Rations:
     def next_at(self) -> int | None:
         """Return when more may be claimed of any topic of which nothing is left."""
         waits = [
-            ration.rate.next_at(ration.used_until)
+            ration.rate.next_at(ration.used_until, self.now)
             for ration in self._of.values()
-            if ration.left <= 0 and ration.used_until is not None
+            if ration.left <= 0
         ]
         if self.missed:
             waits.append(self.now + _AGAIN)

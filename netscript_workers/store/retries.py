@@ -62,7 +62,7 @@ def retry(store: Store, execution_id: str) -> None:
         conn.execute(_DELETE, {"id": execution_id})
         if keyed:
             admissions.note(conn, store.dialect, NoteKind.KEY, [row.concurrency_key])
-        elif limited:
+        if limited:
             admissions.note(conn, store.dialect, NoteKind.JOB, [row.job_id])
         changes.record(conn, store.dialect, [(execution_id, status)], now)
 

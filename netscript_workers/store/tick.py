@@ -155,12 +155,12 @@ class Ticker:
             self._claim(conn, work, done, fresh=work.look or made_ready)
             changed += [(claim.id, "running") for claim in done.claimed]
             changes.record(conn, self._store.dialect, list(dict(changed).items()), now)
-        times = (self._next_due, self._next_look, self._next_ration)
-        dues = [at for at in times if at is not None]
-        if dues:
-            done.next_in = max(0.0, (min(dues) - now) / 1e6)
+            times = (self._next_due, self._next_look, self._next_ration)
+            dues = [at for at in times if at is not None]
+            if dues:
+                done.next_in = max(0.0, (min(dues) - self._store.now(conn)) / 1e6)
         done.full = len(done.claimed) >= work.slots
-        done.others |= made_ready and (done.full or bool(work.lanes))
+        done.others |= (made_ready or done.more) and (done.full or bool(work.lanes))
         return done
 
     def _save_notes(self, conn: Connection, work: Work, done: Done, now: int) -> None:
