@@ -163,32 +163,34 @@ def _pass(
 ) -> set[str]:
     """Let in as many as there is room for; return the gates that are worth another look at once."""
     able: dict[str, list[_Waiting]] = {job_id: [] for job_id in locked}
-    others: list[str] = []
+    others: dict[str, _Waiting] = {}
     for one in sorted(found):
         if one.key is None or one.holds_key or turns.heads.get(one.key) == one.id:
             able[one.job_id].append(one)
         else:  # its key is busy, or an older one has come: the key calls it again
-            others.append(one.id)
+            others[one.id] = one
     chosen: dict[str, _Waiting] = {}
     for job_id, gate in locked.items():
         _count_back(gate, turns.gave_up[job_id])
         gate.measure(now)
         chosen |= {one.id: one for one in able[job_id][: gate.room]}
-    entered = result.entered
+    moved: set[str] = set()
     if chosen:
-        for id_ in gates.let_in(conn, dialect, chosen.keys()):
-            one = chosen[id_]
-            entered[one.job_id] += 1
-            result.changed.append((one.id, "queued"))
-            if one.key is not None and not one.holds_key:
-                slots.take(one.key, one.id)
-    sent = gates.send_back(conn, dialect, others) if others else 0
+        moved |= set(gates.let_in(conn, dialect, chosen.keys()))
+    for id_ in sorted(moved):
+        one = chosen[id_]
+        result.entered[one.job_id] += 1
+        result.changed.append((id_, "queued"))
+        if one.key is not None and not one.holds_key:
+            slots.take(one.key, id_)
+    if others:
+        moved |= set(gates.send_back(conn, dialect, others.keys()))
+    # What did not move is held by a transaction of somebody's own.
+    held = {one.job_id for one in (*chosen.values(), *others.values()) if one.id not in moved}
     again: set[str] = set()
     for job_id, gate in locked.items():
-        tried = min(len(able[job_id]), gate.room)
-        gate.let_in(entered[job_id], now)
-        waiting = len(able[job_id]) > entered[job_id] or bool(others)
-        held = entered[job_id] < tried or sent < len(others)
-        if gate.plan_look(now, waiting=waiting, locked=held):
+        gate.let_in(result.entered[job_id], now)
+        waiting = len(able[job_id]) > result.entered[job_id] or not gate.seen or job_id in held
+        if gate.plan_look(now, waiting=waiting, locked=job_id in held):
             again.add(job_id)
     return again

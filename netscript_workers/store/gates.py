@@ -45,6 +45,7 @@ class Gate:
         stored: What is stored of the gate.
         idle: How many have a place and have not begun; counted only where there is a rate.
         room: How many may be let in now.
+        seen: Everybody who waits was looked at.
     """
 
     job_id: str
@@ -56,6 +57,7 @@ class Gate:
     stored: tuple[int, int | None, int | None]
     idle: int = 0
     room: int = 0
+    seen: bool = True
 
     @property
     def state(self) -> tuple[int, int | None, int | None]:
@@ -153,7 +155,9 @@ def waiting_at(
     conn: Connection, gate: Gate, limit: int
 ) -> Sequence[Row[tuple[str, str, str | None, bool]]]:
     """Return the first that wait at a gate for nothing else, by age."""
-    return conn.execute(_WAITING, {"job": gate.job_id, "limit": limit}).all()
+    rows = conn.execute(_WAITING, {"job": gate.job_id, "limit": limit}).all()
+    gate.seen = len(rows) < limit
+    return rows
 
 
 def held_up(
@@ -177,10 +181,10 @@ def let_in(conn: Connection, dialect: Dialect, ids: Collection[str]) -> Sequence
     return conn.execute(_let_in(dialect), bound).scalars().all()
 
 
-def send_back(conn: Connection, dialect: Dialect, ids: Collection[str]) -> int:
-    """Have those wait for their key again whose turn it is not; return how many were sent."""
+def send_back(conn: Connection, dialect: Dialect, ids: Collection[str]) -> Sequence[str]:
+    """Have those wait for their key again whose turn it is not; return who."""
     bound = {"ids": json.dumps(sorted(ids)), "no": False}
-    return conn.execute(_send_back(dialect), bound).rowcount
+    return conn.execute(_send_back(dialect), bound).scalars().all()
 
 
 def due(conn: Connection, now: int) -> set[str]:
@@ -329,7 +333,7 @@ def _send_back(dialect: Dialect) -> TextClause:
     return text(
         f"""
         UPDATE netscript_executions SET wants_job = :no, reason = 'concurrency key'
-        WHERE id IN {unlocked(dialect)} AND status = 'blocked' AND wants_job
+        WHERE id IN {unlocked(dialect)} AND status = 'blocked' AND wants_job RETURNING id
         """
     )
 

@@ -157,7 +157,8 @@ def _check_due(conn: Connection, terms: Terms, report: Report, now: int) -> None
 _EXECUTIONS = text(
     """
     SELECT id, job_id, topic, status, reason, attempt, max_attempts, token, worker_id,
-        concurrency_key, holds_key, wants_job, parked, idempotency_key, created_at, run_at, started_at
+        concurrency_key, holds_key, wants_job, parked, idempotency_key, created_at, run_at,
+        started_at
     FROM netscript_executions WHERE id > :after ORDER BY id LIMIT :limit
     """
 )

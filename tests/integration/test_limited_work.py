@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import pytest
 from sqlalchemy import create_engine, make_url
@@ -66,7 +67,7 @@ async def test_what_a_rate_holds_back_starts_soon_after_it_is_due(store: Store) 
             one.enqueue(slow)
         await eventually_async(lambda: scalar(store, LEFT) == 0, 30, "the end of the work")
     starts = [at for (at,) in rows(store, STARTS)]
-    gaps = [later - first for first, later in zip(starts, starts[1:], strict=False)]
+    gaps = [later - first for first, later in pairwise(starts)]
     assert starts[-1] - starts[0] >= 7 * 200_000 - 100_000
     assert all(100_000 < gap < 1_200_000 for gap in gaps), gaps
 
@@ -81,7 +82,7 @@ async def test_a_topic_starts_no_more_than_its_rate_in_two_workers(store: Store)
             one.enqueue(slow)
         await eventually_async(lambda: scalar(store, LEFT) == 0, 30, "the end of the work")
     starts = [at for (at,) in rows(store, STARTS)]
-    gaps = [later - first for first, later in zip(starts, starts[1:], strict=False)]
+    gaps = [later - first for first, later in pairwise(starts)]
     assert all(199_000 < gap < 1_200_000 for gap in gaps), gaps  # exactly, by its own clock
 
 
@@ -120,26 +121,23 @@ def test_ends_do_not_wait_for_a_user_who_holds_a_limited_enqueue_open(postgres_u
 def test_a_tick_waits_for_nobody_who_holds_one_that_waits_at_a_gate(postgres_url: str) -> None:
     """A user's transaction may hold a blocked row, to replace what it would do."""
     store = Store(postgres_url)
-    limit(store, max_concurrency=2)
+    limit(store, max_concurrency=3)
     held = [new(limited="job limit"), new(limited="job limit", concurrency_key="k")]
-    put(store, *held, new(concurrency_key="l"))
-    free = new(limited="job limit")
-    put(store, free)
+    other, free = new(concurrency_key="l"), new(limited="job limit")
+    put(store, *held, other, free)
     hand = Hand(store)
     with store.begin() as conn:
         conn.exec_driver_sql(
             "SELECT 1 FROM netscript_executions WHERE limited IS TRUE AND id <> %s FOR UPDATE",
             (free.id,),
         )
-        began = time.monotonic()
         with ThreadPoolExecutor(1) as pool:
             first = pool.submit(hand.claim).result(20)
-        assert [claim.concurrency_key for claim in first] == ["l"]
-        assert time.monotonic() - began < 20
+        assert {claim.id for claim in first} == {other.id, free.id}
     found: list[str] = []
     deadline = time.monotonic() + 20
     while len(found) < 2 and time.monotonic() < deadline:
         found += [claim.id for claim in hand.claim()]
-    assert found == [one.id for one in held]
+    assert set(found) == {one.id for one in held}
     assert_gates_exact(store)
     store.dispose()
