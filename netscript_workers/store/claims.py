@@ -12,8 +12,9 @@ from sqlalchemy import Connection, TextClause, text
 from netscript_workers.domain import ClaimedExecution
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.gates import waits_for
+from netscript_workers.store.marks import HAS_READY, Marks
 from netscript_workers.store.outbox import PRIORITY_STEP
-from netscript_workers.store.rations import Rations
+from netscript_workers.store.rations import Rations, has_rate
 
 PROMOTED_AT_A_TIME = 500
 
@@ -31,11 +32,12 @@ class TopicRotation:
         # Those of the topics that were found last that have a rate.
         self.rated: set[str] = set()
 
-    def next_order(self, conn: Connection) -> list[str]:
+    def next_order(self, conn: Connection, dialect: Dialect, marks: Marks) -> list[str]:
         """Return the topics that have ready executions, a different one first each time."""
-        rows = [row for row in conn.execute(_TOPICS) if row.topic is not None]
-        self.rated = {row.topic for row in rows if row.rated}
-        found = [row.topic for row in rows]
+        has_marks = marks.refresh(conn)
+        ready = marks.ready_topics(conn, dialect) if has_marks else ready_topics(conn)
+        self.rated = {topic for topic, rated in ready.items() if rated}
+        found = list(ready)
         serving = found if self._only is None else [name for name in found if name in self._only]
         if not serving:
             return []
@@ -44,9 +46,10 @@ class TopicRotation:
         return serving[start:] + serving[:start]
 
 
-def ready_topics(conn: Connection) -> list[str]:
-    """Return the topics that have ready executions."""
-    return [name for name in conn.execute(_TOPICS).scalars() if name is not None]
+def ready_topics(conn: Connection) -> dict[str, bool]:
+    """Return the topics that have ready executions, and whether each has a rate."""
+    rows = conn.execute(_TOPICS)
+    return {row.topic: bool(row.rated) for row in rows if row.topic is not None}
 
 
 def claim(
@@ -58,6 +61,7 @@ def claim(
     topics: Sequence[str],
     slots: int,
     now: int,
+    marks: Marks,
     rations: Rations | None = None,
 ) -> list[ClaimedExecution]:
     """Claim up to `slots` ready executions for a worker, the most urgent of each topic first.
@@ -70,6 +74,7 @@ def claim(
         topics: Where to look, in this order; each gets an equal share before any gets more.
         slots: How many executions the worker can start at once.
         now: The database's present.
+        marks: Where in a topic to begin.
         rations: How much may be taken of topics that have a rate.
     """
     if rations is not None:
@@ -95,12 +100,15 @@ def claim(
                 "slots": free,
                 "worker": worker_id,
                 "now": now,
-                "token": token,
             }
             if token is None:
-                del bound["token"]
+                bound["low"] = marks.low(topic)
+            else:
+                bound["token"] = token
             # RETURNING does not keep the order of the selection.
             rows = sorted(conn.execute(dialect.claim(), bound).all(), key=_URGENCY)
+            if rows:
+                marks.claimed(topic, rows[0].sort_at)
             claimed += [ClaimedExecution._make(row[:-1]) for row in rows]
         if len(topics) == 1:
             return claimed
@@ -142,6 +150,7 @@ class Probe:
         notes: A concurrency key waits to be looked at.
         next_due: When the next scheduled execution is due, in microseconds since the epoch.
         next_look: When the rate of a job lets the next one in.
+        cancels: Something that the worker has is to end.
         clock: The server's clock, if it is not this machine's.
     """
 
@@ -149,13 +158,26 @@ class Probe:
     notes: bool
     next_due: int | None
     next_look: int | None = None
+    cancels: bool = False
     clock: int | None = field(default=None, compare=False)
 
 
-def probe(conn: Connection, dialect: Dialect) -> Probe:
-    """Look, in one statement that writes nothing, whether there is anything to do."""
-    row = conn.execute(_probe(dialect)).one()
-    return Probe(bool(row.ready), bool(row.notes), row.next_due, row.next_look, row.clock)
+def probe(conn: Connection, dialect: Dialect, worker_id: str, marks: Marks | None = None) -> Probe:
+    """Look, in one statement that writes nothing, whether there is anything to do for a worker."""
+    bound = {"worker": worker_id}
+    if marks is not None and marks.refresh(conn):
+        ready, bound = _ready_above(dialect), {**bound, "rows": marks.rows}
+    else:
+        ready = _ANY_READY
+    row = conn.execute(_probe(dialect, ready), bound).one()
+    return Probe(
+        ready=bool(row.ready),
+        notes=bool(row.notes),
+        next_due=row.next_due,
+        next_look=row.next_look,
+        cancels=bool(row.cancels),
+        clock=row.clock,
+    )
 
 
 def next_due(conn: Connection) -> tuple[int | None, int | None]:
@@ -166,7 +188,7 @@ def next_due(conn: Connection) -> tuple[int | None, int | None]:
 
 # A loose index scan: one step per topic, however many rows it has.
 _TOPICS = text(
-    """
+    f"""
     WITH RECURSIVE t(topic) AS (
         SELECT (SELECT topic FROM netscript_executions WHERE status = 'queued' AND NOT parked
                 ORDER BY topic LIMIT 1)
@@ -175,8 +197,7 @@ _TOPICS = text(
                 WHERE e.status = 'queued' AND NOT e.parked AND e.topic > t.topic
                 ORDER BY e.topic LIMIT 1)
         FROM t WHERE t.topic IS NOT NULL)
-    SELECT topic, EXISTS (
-        SELECT 1 FROM netscript_topics n WHERE n.name = t.topic AND n.rate IS NOT NULL) AS rated
+    SELECT topic, {has_rate("t.topic")} AS rated
     FROM t
     """
 )
@@ -189,16 +210,24 @@ _NEXT_DUE = text(
 )
 
 
+_ANY_READY = "SELECT 1 FROM netscript_executions WHERE status = 'queued' AND NOT parked"
+
+
+def _ready_above(dialect: Dialect) -> str:
+    return f"SELECT 1 FROM {dialect.records(topic='text', low='bigint')} WHERE {HAS_READY}"
+
+
 @cache
-def _probe(dialect: Dialect) -> TextClause:
+def _probe(dialect: Dialect, ready: str) -> TextClause:
     return text(
         f"""
-        SELECT EXISTS (
-                SELECT 1 FROM netscript_executions WHERE status = 'queued' AND NOT parked) AS ready,
+        SELECT EXISTS ({ready}) AS ready,
             EXISTS (SELECT 1 FROM netscript_admissions) AS notes,
             (SELECT run_at FROM netscript_executions WHERE status = 'scheduled'
              ORDER BY run_at LIMIT 1) AS next_due,
             {_NEXT_LOOK} AS next_look,
+            EXISTS (SELECT 1 FROM netscript_executions
+                    WHERE cancel_requested AND worker_id = :worker) AS cancels,
             {dialect.clock} AS clock
         """
     )

@@ -23,6 +23,12 @@ from netscript_workers.store.dialects import Dialect
 _AGAIN = MICROSECONDS // 20
 
 
+def has_rate(topic: str) -> str:
+    """Write whether the topic in this column has a rate."""
+    return f"""EXISTS (SELECT 1 FROM netscript_topics n
+                    WHERE n.name = {topic} AND n.rate IS NOT NULL)"""
+
+
 @dataclass(slots=True)
 class _Ration:
     rate: Rate

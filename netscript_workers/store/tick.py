@@ -21,6 +21,7 @@ from netscript_workers.store.claims import Probe, TopicRotation
 from netscript_workers.store.engine import Store
 from netscript_workers.store.entrance import Asked
 from netscript_workers.store.idempotency import DEFAULT_WINDOW
+from netscript_workers.store.marks import Marks
 from netscript_workers.store.outcomes import Settled
 from netscript_workers.store.rations import Rations, ration
 from netscript_workers.store.steps import FinishedStep, LogLine, Progress
@@ -109,6 +110,7 @@ class Ticker:
             topics: The topics it serves; None for all.
             window: How long idempotency keys of actions are kept, in microseconds.
         """
+        self.marks = Marks()
         self._store = store
         self._worker_id = worker_id
         self._strict = jobs
@@ -239,7 +241,7 @@ class Ticker:
             return
         clock = time.monotonic()
         if fresh or not self._topics or clock - self._topics_read > _TOPICS_SECONDS:
-            self._topics = self._rotation.next_order(conn)
+            self._topics = self._rotation.next_order(conn, self._store.dialect, self.marks)
             self._topics_read = clock
         # Not the tick's beginning: what was enqueued since then can't have started before.
         now = self._store.now(conn)
@@ -255,6 +257,7 @@ class Ticker:
                 topics=self._topics,
                 slots=min(slots, work.slots - len(done.claimed)),
                 now=now,
+                marks=self.marks,
                 rations=rations,
             )
             done.claimed += claimed

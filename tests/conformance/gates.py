@@ -12,7 +12,7 @@ import pytest
 
 from netscript_workers.domain import ClaimedExecution, Death, NewExecution, Verdict
 from netscript_workers.ids import new_id
-from netscript_workers.store import leases, retries, suspects, topics
+from netscript_workers.store import cancelling, leases, retries, suspects, topics
 from netscript_workers.store.engine import Store
 from netscript_workers.testing import ManualClock
 from tests.integration.store.scenes import no_folder
@@ -356,6 +356,49 @@ class JobGates:
         assert hand.claim() == []
         assert stands(store, given) == ("blocked", "job limit")
         assert ids(hand.tick(ended(claim), slots=5).claimed) == [given.id]
+        exact(store)
+
+    @pytest.mark.parametrize("key", [None, "k"])
+    def test_cancelling_gives_a_place_to_the_next(self, store: Store, key: str | None) -> None:
+        limit(store, max_concurrency=1)
+        given = [limited(concurrency_key=key) for _ in range(4)]
+        put(store, *given)
+        hand = Hand(store)
+        hand.tick()
+        assert status(store, given[0].id) == "queued"
+        cancelling.cancel(store, given[1].id)  # it waits
+        cancelling.cancel(store, given[0].id)  # it has a place
+        (claim,) = [*hand.claim(), *hand.claim()]
+        assert claim.id == given[2].id
+        cancelling.cancel(store, claim.id)  # it runs
+        assert hand.claim() == []
+        done = hand.tick(ended(claim, Verdict.CANCEL), slots=5)
+        assert ids(done.claimed) == [given[3].id]
+        exact(store)
+
+    def test_many_that_are_cancelled_at_once_leave_no_place_behind(self, store: Store) -> None:
+        limit(store, max_concurrency=2)
+        given = [limited(concurrency_key=f"k{n % 2}") for n in range(10)]
+        put(store, *given)
+        hand = Hand(store)
+        hand.tick()
+        assert cancelling.cancel_chunk(store, [one.id for one in given[:9]]) == 9
+        assert ids([*hand.claim(), *hand.claim()]) == [given[9].id]
+        exact(store)
+
+    def test_what_its_dead_worker_should_have_ended_gives_back_its_place(
+        self, store: Store
+    ) -> None:
+        limit(store, max_concurrency=1)
+        first, second = limited(), limited()
+        put(store, first, second)
+        dead = Hand(store)
+        dead.register(lease=-1)
+        dead.claim_one()
+        cancelling.cancel(store, first.id)
+        assert leases.rescue(store, new_id(), no_folder()) == [first.id]
+        assert status(store, first.id) == "cancelled"
+        assert ids(Hand(store).claim()) == [second.id]
         exact(store)
 
     @pytest.mark.trap("D-15")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from netscript_workers.domain import ClaimedExecution, NewExecution, Verdict
+from netscript_workers.ids import new_id
 from netscript_workers.store import claims, topics
 from netscript_workers.store.engine import Store
 from netscript_workers.testing import ManualClock
@@ -61,7 +62,7 @@ class Rates:
         put(store, rated(), rated())
         Hand(store).claim_one()
         with store.read() as conn:
-            found = claims.probe(conn, store.dialect)
+            found = claims.probe(conn, store.dialect, new_id())
         assert (found.ready, found.notes) == (False, False)
         assert found.next_look == clock.now() + SECOND
         clock.advance(1)
