@@ -323,7 +323,8 @@ _AHEAD = text(
 )
 _GATE = text(
     """
-    SELECT d.max_concurrency, d.rate, g.used, g.rate_from, g.look_at FROM netscript_job_definitions d
+    SELECT d.max_concurrency, d.rate, g.used, g.rate_from, g.look_at
+    FROM netscript_job_definitions d
     LEFT JOIN netscript_job_gates g ON g.job_id = d.id WHERE d.id = :job
     """
 )
