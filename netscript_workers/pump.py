@@ -140,6 +140,10 @@ class Pump:
 
     # From any thread.
 
+    def use_marks(self, wanted: bool) -> None:  # noqa: FBT001 - it is told what it is
+        """Claim from low-water marks on, as long as somebody keeps an old snapshot."""
+        self._ticker.marks.wanted = wanted
+
     def start(self) -> None:
         """Start ticking."""
         self._thread.start()
@@ -282,7 +286,8 @@ class Pump:
             work.lanes = self.lanes.shares(work.slots, self._running.keys() - ended)
             work.slots = min(work.slots, sum(slots for _, slots in work.lanes))
         # A hint may be lost, and who is busy waits for none.
-        overdue = time.monotonic() - self._looked_at > _POLL_SECONDS
+        marks = self._ticker.marks
+        overdue = time.monotonic() - self._looked_at > _POLL_SECONDS or marks.due_in <= 0
         work.look = (self._look or overdue) and work.slots > 0
         wait = _POLL_SECONDS * random.uniform(1.0, 1.2)  # noqa: S311 - spread, not secrecy
         ready = False
@@ -290,13 +295,13 @@ class Pump:
         self._heed_cancels(due=not probes and self._cancels.next_in() <= 0)
         if not work.has_results:
             if not work.look:
-                return wait
+                return min(wait, marks.due_in) if work.slots > 0 else wait
             found, due_in = self._probe()
             ready = found.ready
             self._heed_cancels(due=found.cancels)
             self._has_looked()
             if not (found.ready or found.notes or due_in <= 0):
-                return min(wait, due_in)
+                return min(wait, due_in, marks.due_in)
             work.found = found
         elif work.look:
             self._has_looked()
@@ -313,6 +318,8 @@ class Pump:
         if self._claiming and not done.full and done.next_in is not None:
             wait = min(wait, done.next_in)
             self._look = self._look or done.next_in <= 0
+        if not done.full:
+            wait = max(min(wait, marks.due_in), 0.0)
         if done.more:
             # Behind the notes of one long queue stand those of keys that are free.
             self._look = True
@@ -348,7 +355,7 @@ class Pump:
         store = self._store
         with store.read() as conn:
             asked = time.monotonic()
-            found = claims.probe(conn, store.dialect, self._worker_id)
+            found = claims.probe(conn, store.dialect, self._worker_id, self._ticker.marks)
             store.heard_clock(found.clock, asked=asked)
             if not found.cancels:
                 self._cancels.has_looked()

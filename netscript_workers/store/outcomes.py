@@ -245,8 +245,7 @@ def _to_live(dialect: Dialect) -> TextClause:
             error = r.error, holds_key = r.holds_key, worker_id = NULL,
             sort_at = r.run_at - priority * CAST(:step AS bigint)
         FROM {source}
-        WHERE netscript_executions.id = r.id AND netscript_executions.token = r.token
-          AND netscript_executions.status = 'running'
+        WHERE {dialect.is_held("netscript_executions")}
           AND NOT netscript_executions.cancel_requested
         RETURNING netscript_executions.id
         """

@@ -57,6 +57,8 @@ def test_the_claim_reads_the_partial_index_however_much_is_blocked(store: Store)
         bound = {"topic": "default", "jobs": '["a"]', "slots": 5, "worker": new().id, "now": 1}
         if store.is_sqlite:
             bound["token"] = 1
+        else:
+            bound["low"] = 0
         statement = store.dialect.claim()
         plan = conn.execute(text(asked + statement.text), bound).all()
     assert "netscript_executions_ready" in str(plan)
