@@ -112,9 +112,10 @@ def list_executions(
         raise CursorError
     if wanted.names_nothing():
         return Page((), None)
-    if wanted.status is None and wanted.reason in _ENDS:
+    implied = None if wanted.reason is None else _ENDS.get(wanted.reason)
+    if wanted.status is None and implied is not None:
         # There is an index of finished executions by their status, and none by their reason.
-        wanted = replace(wanted, status=_ENDS[wanted.reason])
+        wanted = replace(wanted, status=implied)
     conditions, bound = wanted.conditions()
     if cursor is not None:
         conditions.append("id < :cursor")
