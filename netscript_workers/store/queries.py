@@ -112,10 +112,9 @@ def list_executions(
         raise CursorError
     if wanted.names_nothing():
         return Page((), None)
-    implied = None if wanted.reason is None else _ENDS.get(wanted.reason)
-    if wanted.status is None and implied is not None:
+    if wanted.status is None and wanted.reason is not None and wanted.reason in _ENDS:
         # There is an index of finished executions by their status, and none by their reason.
-        wanted = replace(wanted, status=implied)
+        wanted = replace(wanted, status=_ENDS[wanted.reason])
     conditions, bound = wanted.conditions()
     if cursor is not None:
         conditions.append("id < :cursor")
