@@ -141,6 +141,8 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=30.0, gt=0, le=_DAY)
     scheduler: bool = True
     shutdown_timeout: float = Field(default=30.0, ge=0, le=_DAY)
+    # Of what handlers log, the lowest level that is kept; what a process prints, a flag says.
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("queue_provider", mode="before")
     @classmethod

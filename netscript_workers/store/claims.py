@@ -134,6 +134,7 @@ class Probe:
         notes: A concurrency key waits to be looked at.
         next_due: When the next scheduled execution is due, in microseconds since the epoch.
         cancels: Something that the worker has is to end.
+        drain: Somebody wants the worker to leave.
         clock: The server's clock, if it is not this machine's.
     """
 
@@ -141,6 +142,7 @@ class Probe:
     notes: bool
     next_due: int | None
     cancels: bool = False
+    drain: bool = False
     clock: int | None = field(default=None, compare=False)
 
 
@@ -152,7 +154,14 @@ def probe(conn: Connection, dialect: Dialect, worker_id: str, marks: Marks | Non
     else:
         ready = _ANY_READY
     row = conn.execute(_probe(dialect, ready), bound).one()
-    return Probe(bool(row.ready), bool(row.notes), row.next_due, bool(row.cancels), row.clock)
+    return Probe(
+        bool(row.ready),
+        bool(row.notes),
+        row.next_due,
+        bool(row.cancels),
+        bool(row.drain),
+        row.clock,
+    )
 
 
 def next_due(conn: Connection) -> int | None:
@@ -196,6 +205,7 @@ def _probe(dialect: Dialect, ready: str) -> TextClause:
              ORDER BY run_at LIMIT 1) AS next_due,
             EXISTS (SELECT 1 FROM netscript_executions
                     WHERE cancel_requested AND worker_id = :worker) AS cancels,
+            (SELECT drain_requested FROM netscript_workers WHERE id = :worker) AS drain,
             {dialect.clock} AS clock
         """
     )

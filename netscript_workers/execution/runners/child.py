@@ -69,7 +69,7 @@ def main(parent: int, descriptor: int, lifeline: int) -> NoReturn:
         logging.getLogger(__name__).error("no job can run here: %s", error)  # noqa: TRY400 - the sentence says it
         leave(1)
     spare_what_stays()
-    Desk(jobs, line).serve()
+    Desk(jobs, line, keep_logs=setup["keep_logs"]).serve()
 
 
 class Line:
@@ -146,8 +146,9 @@ class Line:
 class Desk:
     """Takes orders one after the other and has them run."""
 
-    def __init__(self, jobs: Jobs, line: Line) -> None:
-        """Run these jobs for whoever is on the line."""
+    def __init__(self, jobs: Jobs, line: Line, *, keep_logs: int = logging.INFO) -> None:
+        """Run these jobs for whoever is on the line; log lines from this level on are sent."""
+        self._keep_logs = keep_logs
         self._jobs = jobs
         self._line = line
         self._work: _Work = SimpleQueue()
@@ -173,7 +174,14 @@ class Desk:
     def _make_runner(self, threads: Executor) -> InProcessRunner:
         journal = _Journal(self._line)
         catalog = _Catalog(self._jobs, self._line, self._token)
-        return InProcessRunner(self._jobs, journal, self._end, threads=threads, catalog=catalog)
+        return InProcessRunner(
+            self._jobs,
+            journal,
+            self._end,
+            threads=threads,
+            catalog=catalog,
+            keep_logs=self._keep_logs,
+        )
 
     def _token(self) -> int:
         return 0 if self._current is None else self._current.token

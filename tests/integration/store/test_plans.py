@@ -111,7 +111,7 @@ def test_the_sweep_leaps_through_the_blocked_index(store: Store) -> None:
 
 def test_what_a_worker_is_to_end_is_found_in_the_index_of_cancels(store: Store) -> None:
     with statements_of(store) as seen, store.begin() as conn:
-        cancelling.requested(conn, new_id())
+        cancelling.orders(conn, new_id())
     plan = plan_of(seen, store, "cancel_requested AND worker_id")
     assert "netscript_executions_cancelling" in plan
     assert not scans(plan), plan
