@@ -120,7 +120,8 @@ class Explanation:
     Attributes:
         code: For programs: `running`, `completed`, `failed`, `cancelled`, `due`,
             `concurrency-key`, `topic-paused`, `job-limit`, `rate-limit`, `topic-rate`,
-            `no-worker`, `no-worker-for-job`, `runs-alone`, `workers-busy` or `ready`.
+            `no-worker`, `no-worker-for-job`, `no-worker-for-topic`, `workers-stalled`,
+            `runs-alone`, `workers-busy` or `ready`.
         sentence: The same for people.
         facts: What the sentence was made of.
     """
