@@ -217,8 +217,8 @@ async def test_log_lines_from_a_level_on_are_kept_wherever_jobs_run(
     settings: Any = {"database_url": sqlite_url, "project_dir": place, "jobs_dir": "embedded_jobs"}
     kept: dict[str, list[str]] = {}
     for level in ("debug", "warning"):
-        runtime_settings = {**settings, "runtime": runtime, "log_level": level, "concurrency": 1}
-        async with await start_workers(**runtime_settings):
+        settings |= {"runtime": runtime, "log_level": level, "concurrency": 1}
+        async with await start_workers(**settings):
             one = new("speaks")
             put(store, one)
             await ends(store, one.id)

@@ -235,8 +235,9 @@ def test_five_hundred_heartbeats_are_cheap_and_wait_for_nobody(postgres_url: str
         return time.thread_time() - cpu
 
     def all_beat(rounds: int, pause: float) -> float:
+        lots = [hands[lot::4] for lot in range(4)]
         with ThreadPoolExecutor(4) as threads:
-            return sum(threads.map(lambda lot: beat(hands[lot::4], rounds, pause), range(4)))
+            return sum(threads.map(beat, lots, [rounds] * 4, [pause] * 4))
 
     def updates() -> tuple[int, int]:
         """Return how many rows were updated, and how many of them touching no index."""
