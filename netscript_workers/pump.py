@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -91,6 +91,8 @@ class Pump:
     runner: Runner
     isolation: Isolation | None = None
     lanes: Lanes | None = None
+    # How many more than it runs at a time it may have claimed; asked by the tick's thread.
+    ahead: Callable[[], int] = staticmethod(lambda: 0)
 
     def __init__(
         self,
@@ -274,7 +276,7 @@ class Pump:
             leases.give_back_unknown(self._store, self._worker_id, known)
             self._unsure = False
         free = self._concurrency - len(self._running.keys() - ended)
-        free -= self._claim_alone(free)
+        free = max(free - self._claim_alone(free) + self.ahead(), 0)
         work.slots = free if self._claiming else 0
         if self.lanes is not None:
             work.lanes = self.lanes.shares(work.slots, self._running.keys() - ended)

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from netscript_workers.domain import ClaimedExecution, Death
-from netscript_workers.execution.outcome import START_AGAIN_SECONDS, not_started
+from netscript_workers.execution.outcome import START_AGAIN_SECONDS, handed_back, not_started
 from netscript_workers.execution.runners.children import Child
 from netscript_workers.execution.runners.processes import Attempt, ProcessRunner
+from netscript_workers.execution.runners.seats import PATIENCE_SECONDS, Seats
 from netscript_workers.execution.runners.trees import resident_bytes
 
 logger = logging.getLogger(__name__)
@@ -58,27 +59,57 @@ class PoolRunner(ProcessRunner):
         self._warming: set[Child] = set()
         self._good = 0  # children that are neither worn nor leaving, warm or not
         self._waiting: deque[Attempt] = deque()
+        self._time = asyncio.get_running_loop().time
+        self._seats = Seats(size)
+        self._patience: asyncio.TimerHandle | None = None
         self._again: asyncio.TimerHandle | None = None
         self._balance()
 
+    @property
+    def ahead(self) -> int:
+        """How many executions may wait here for a child, beyond those that run."""
+        return self._seats.ahead
+
     def start(self, claim: ClaimedExecution) -> None:
         """Run an execution in a child that is warm, or in the next one that is."""
-        attempt = Attempt(claim)
+        attempt = Attempt(claim, since=self._time())
         self._attempts[claim.id] = attempt
         self._waiting.append(attempt)
         self._balance()
+        self._keep_waiting()
 
     def close(self) -> None:
         """End every child, and start no more."""
-        if self._again is not None:
-            self._again.cancel()
+        for timer in (self._again, self._patience):
+            if timer is not None:
+                timer.cancel()
         super().close()
+
+    def _keep_waiting(self) -> None:
+        """See to it that nobody waits here for long."""
+        if self._waiting and self._patience is None:
+            call_later = asyncio.get_running_loop().call_later
+            self._patience = call_later(PATIENCE_SECONDS, self._hand_back)
+
+    def _hand_back(self) -> None:
+        """Let others have what was claimed ahead and has waited for too long, the last first."""
+        self._patience = None
+        late = self._time() - PATIENCE_SECONDS
+        while (
+            self._waiting and len(self._attempts) > self._size and self._waiting[-1].since <= late
+        ):
+            self._seats.held_up()
+            attempt = self._waiting.pop()
+            self._finish(attempt, handed_back(attempt.claim))
+        self._keep_waiting()
 
     def _balance(self) -> None:
         """Give what waits to who is free, start who is missing, let go of who is worn."""
         while self._waiting and (self._fresh or self._worn):
             child = (self._fresh or self._worn).popleft()
-            self._give(self._waiting.popleft(), child)
+            attempt = self._waiting.popleft()
+            attempt.since = self._time()
+            self._give(attempt, child)
         while self._good < self._size + _SPARE and self._again is None and not self._closed:
             born = self._bear()
             if born is None:
@@ -97,6 +128,7 @@ class PoolRunner(ProcessRunner):
     def _done(self, attempt: Attempt, child: Child) -> None:
         self._children[child] = None
         child.runs += 1
+        self._seats.took(self._time() - attempt.since)
         self._finish(attempt, attempt.outcome)
         self._free(child)
 

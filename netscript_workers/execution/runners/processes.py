@@ -47,6 +47,7 @@ class Attempt:
     """An execution and, once it has begun, the child that runs it."""
 
     claim: ClaimedExecution
+    since: float = 0.0  # by the loop's clock: when it began to wait, or was given to its child
     child: Child | None = None
     has_begun: bool = False  # the child has told that it begins
     ending: Ending | None = None  # why it is to end
