@@ -22,6 +22,8 @@ from netscript_workers.execution.runners.trees import resident_bytes
 logger = logging.getLogger(__name__)
 
 _SPARE = 1
+# A child that is busy with short executions is weighed so often; else after each.
+_WEIGH_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,9 @@ class PoolRunner(ProcessRunner):
 
     def _keep_waiting(self) -> None:
         """See to it that nobody waits here for long."""
-        if self._waiting and self._patience is None:
+        if self._patience is None and (
+            self._waiting or any(len(given) > 1 for given in self._children.values())
+        ):
             call_later = asyncio.get_running_loop().call_later
             self._patience = call_later(PATIENCE_SECONDS, self._hand_back)
 
@@ -95,6 +99,11 @@ class PoolRunner(ProcessRunner):
         """Let others have what was claimed ahead and has waited for too long, the last first."""
         self._patience = None
         late = self._time() - PATIENCE_SECONDS
+        for child, given in self._children.items():
+            if len(given) > 1 and given[0].since <= late:
+                self._seats.held_up()
+                self._recall(child)
+        self._balance()
         while (
             self._waiting and len(self._attempts) > self._size and self._waiting[-1].since <= late
         ):
@@ -103,12 +112,34 @@ class PoolRunner(ProcessRunner):
             self._finish(attempt, handed_back(attempt.claim))
         self._keep_waiting()
 
+    def _recall(self, child: Child | None) -> None:
+        count = 0 if child is None or child.is_dead else child.take_back()
+        if child is None or not count:
+            return
+        child.tell({"t": "recall"})
+        child.is_deaf = True
+        given = self._children[child]
+        for _ in range(count):
+            attempt = given.pop()
+            attempt.child = None
+            if attempt.limit is not None:
+                attempt.limit.cancel()
+                attempt.limit = None
+            self._waiting.appendleft(attempt)
+        self._keep_waiting()
+        # Not at once: whoever takes them back may have something else in mind for them.
+        asyncio.get_running_loop().call_soon(self._balance)
+
+    def _heard_recall(self, child: Child) -> None:
+        if not self._children[child]:
+            self._free(child)
+
     def _balance(self) -> None:
         """Give what waits to who is free, start who is missing, let go of who is worn."""
-        while self._waiting and (self._fresh or self._worn):
-            child = (self._fresh or self._worn).popleft()
+        while self._waiting and (child := self._choose()) is not None:
             attempt = self._waiting.popleft()
-            attempt.since = self._time()
+            if not self._children[child]:
+                attempt.since = self._time()
             self._give(attempt, child)
         while self._good < self._size + _SPARE and self._again is None and not self._closed:
             born = self._bear()
@@ -120,28 +151,57 @@ class PoolRunner(ProcessRunner):
         while self._fresh and self._worn:
             self._retire(self._worn.popleft())
 
+    def _choose(self) -> Child | None:
+        """Return who is to have the next execution: whoever is idle, or else has the least."""
+        if idle := self._fresh or self._worn:
+            return idle.popleft()
+        found: Child | None = None
+        least = 1 + self._seats.each
+        for child, given in self._children.items():
+            serves = given and given[0].ending is None and not child.is_worn and not child.is_deaf
+            if serves and len(given) < least:
+                found, least = child, len(given)
+        return found
+
     def _ready(self, child: Child) -> None:
         self._warming.discard(child)
         self._fresh.append(child)
         self._balance()
 
     def _done(self, attempt: Attempt, child: Child) -> None:
-        self._children[child] = None
         child.runs += 1
-        self._seats.took(self._time() - attempt.since)
+        now = self._time()
+        self._seats.took(now - attempt.since)
         self._finish(attempt, attempt.outcome)
+        if not child.is_worn and self._is_worn(child, now):
+            child.is_worn = True
+            self._good -= 1  # another one is started in its place
+            self._recall(child)
+        if given := self._children[child]:
+            given[0].since = now
         self._free(child)
 
     def _free(self, child: Child) -> None:
-        if not child.is_worn and self._is_worn(child):
-            child.is_worn = True
-            self._good -= 1  # another one is started in its place
-        (self._worn if child.is_worn else self._fresh).append(child)
+        if not (self._children[child] or child.is_deaf):
+            (self._worn if child.is_worn else self._fresh).append(child)
         self._balance()
 
-    def _is_worn(self, child: Child) -> bool:
+    def _is_worn(self, child: Child, now: float) -> bool:
         limits = self._recycling
-        return child.runs >= limits.runs or resident_bytes(child.pid) > limits.bytes
+        if child.runs >= limits.runs:
+            return True
+        if self._children[child] and now < child.weighed_at + _WEIGH_SECONDS:
+            return False
+        child.weighed_at = now
+        return resident_bytes(child.pid) > limits.bytes
+
+    def _died(self, child: Child, death: Death) -> None:
+        given = self._children[child]
+        while len(given) > 1:  # whoever it was that killed it, these had not begun
+            attempt = given.pop()
+            attempt.child = None
+            self._waiting.appendleft(attempt)
+        super()._died(child, death)
 
     def _gone(self, child: Child, death: Death) -> None:
         for idle in (self._fresh, self._worn):

@@ -3,9 +3,10 @@
 A frame is four bytes of length and a JSON object, whose `t` says what it is. Nothing that a handler
 makes is unpickled in its worker.
 
-To a child: `setup` (once), `run`, `cancel`, `drain`, `reply`, `leave`. From a child: `ready`
-(once), `begun`, `progress`, `log`, `ask`, `end`. What belongs to an attempt carries its token as
-`k`, so that a thread that a handler has left behind can't speak for the next attempt.
+To a child: `setup` (once), `run`, `cancel`, `drain`, `recall`, `reply`, `leave`. From a child:
+`ready` (once), `begun`, `progress`, `log`, `ask`, `end`, `recalled`. What belongs to an attempt
+carries its key as `k`, so that a thread that a handler has left behind can't speak for the next
+attempt.
 """
 
 from __future__ import annotations
@@ -95,6 +96,11 @@ def _load(body: bytes) -> Message:
         raise FrameError("a frame that is no object")
     message: Message = found  # pyright: ignore[reportUnknownVariableType] - its keys are JSON's
     return message
+
+
+def key_of(claim: ClaimedExecution) -> str:
+    """Return what names an attempt: on SQLite those of one claim share the token."""
+    return f"{claim.token} {claim.id}"
 
 
 def dump_claim(claim: ClaimedExecution) -> Message:
