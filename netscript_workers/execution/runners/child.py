@@ -242,7 +242,7 @@ class Desk:
         # From here on its death is its doing.
         self._line.send(said + wire.encode({"t": "begun", "k": wire.key_of(claim)}))
         if self._jobs[claim.job_id].is_async:
-            self._own.run(self._attempt(claim))
+            self._own_loop.run_until_complete(self._attempt(claim))
         else:  # its handler comes back to this thread through the queue
             asyncio.run_coroutine_threadsafe(self._attempt(claim), self._beside)
 

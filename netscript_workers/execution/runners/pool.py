@@ -153,15 +153,17 @@ class PoolRunner(ProcessRunner):
 
     def _choose(self) -> Child | None:
         """Return who is to have the next execution: whoever is idle, or else has the least."""
-        if idle := self._fresh or self._worn:
-            return idle.popleft()
         found: Child | None = None
-        least = 1 + self._seats.each
+        busy, least = 0, 1 + self._seats.each
         for child, given in self._children.items():
-            serves = given and given[0].ending is None and not child.is_worn and not child.is_deaf
+            if not given:
+                continue
+            busy += 1
+            serves = given[0].ending is None and not child.is_worn and not child.is_deaf
             if serves and len(given) < least:
                 found, least = child, len(given)
-        return found
+        idle = self._fresh or self._worn
+        return idle.popleft() if idle and busy < self._size else found
 
     def _ready(self, child: Child) -> None:
         self._warming.discard(child)

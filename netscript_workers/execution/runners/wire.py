@@ -113,9 +113,21 @@ def load_claim(told: Message) -> ClaimedExecution:
     return ClaimedExecution(**told)
 
 
+_TOLD = ("reason", "failure", "result", "error", "detail")
+
+
 def dump_outcome(outcome: Outcome) -> Message:
-    """Write how an attempt ended."""
-    return asdict(outcome)
+    """Write how an attempt ended: no more than there is to say of it, which is little of most."""
+    told: Message = {"verdict": outcome.verdict}
+    for name in _TOLD:
+        value = getattr(outcome, name)
+        if value is not None:
+            told[name] = value
+    if outcome.delay:
+        told["delay"] = outcome.delay
+    if outcome.actions:
+        told["actions"] = [asdict(one) for one in outcome.actions]
+    return told
 
 
 def load_outcome(claim: ClaimedExecution, told: Message) -> Outcome:
@@ -130,9 +142,9 @@ def load_outcome(claim: ClaimedExecution, told: Message) -> Outcome:
             "execution_id": claim.id,
             "token": claim.token,
             "verdict": Verdict(told["verdict"]),
-            "reason": _reason(told["reason"]),
-            "failure": _reason(told["failure"]),
-            "actions": tuple(_action(one) for one in told["actions"]),
+            "reason": _reason(told.get("reason")),
+            "failure": _reason(told.get("failure")),
+            "actions": tuple(_action(one) for one in told.get("actions", ())),
         }
         return Outcome(**facts)
     except (KeyError, TypeError, ValueError) as error:
