@@ -22,7 +22,7 @@ from netscript_workers.memory import spare_what_stays
 from netscript_workers.registry import discover_jobs
 from netscript_workers.scheduler import JOB, Scheduler, declared_jobs, job_target
 from netscript_workers.settings import Settings
-from netscript_workers.store import definitions, migrations
+from netscript_workers.store import definitions, migrations, topics
 from netscript_workers.store.definitions import StoredCatalog
 from netscript_workers.store.engine import Store
 from netscript_workers.store.retention import Retention
@@ -153,6 +153,9 @@ def open_project(settings: Settings, jobs: Jobs | None = None) -> tuple[Store, J
     store = open_store(settings)
     try:
         definitions.register(store, jobs.values())
+        for rule in settings.topic_rules:  # what the file does not limit is left as it is
+            if rule.rate is not None:
+                topics.set_rate(store, rule.name, rule.rate)
     except BaseException:
         store.dispose()
         raise

@@ -37,6 +37,7 @@ from pydantic_settings import (
 from netscript_workers.domain import RuntimeName
 from netscript_workers.errors import ConfigurationError, nearest
 from netscript_workers.lanes import default_slots
+from netscript_workers.rates import parse_rate
 from netscript_workers.topics import MAX_CONCURRENCY, TopicMode, TopicRule
 
 PREFIX = "NETSCRIPT_"
@@ -98,6 +99,13 @@ class TopicTable(BaseModel):
     concurrency: int | None = Field(default=None, ge=1, le=MAX_CONCURRENCY)
     mode: TopicMode = "combined"
     rate: str | None = None
+
+    @field_validator("rate")
+    @classmethod
+    def _is_rate(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_rate(value)
+        return value
 
 
 class SettingsWarning(UserWarning):

@@ -1,4 +1,4 @@
-"""`topics`: what waits and runs in each; pausing and resuming. Works on the database."""
+"""`topics`: what waits and runs in each; pausing, resuming, limiting. Works on the database."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from netscript_workers.records import TopicRecord
     from netscript_workers.store.engine import Store
 
-app = typer.Typer(help="Topics: list them, pause and resume one.", no_args_is_help=True)
+app = typer.Typer(help="Topics: list them, pause, resume and limit one.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="TOPIC", show_default=False)]
 
@@ -79,6 +79,32 @@ def resume(topic: Name, project: ProjectDir = Path(), as_json: AsJson = False) -
         topics.resume(store, topic)
         bell.ring()
         _show(_read(store, topic), "is claimed again", as_json=as_json)
+    finally:
+        bell.close()
+        store.dispose()
+
+
+@app.command()
+def limit(
+    topic: Name,
+    rate: Annotated[str, typer.Argument(metavar="RATE|none", show_default=False)],
+    project: ProjectDir = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Limit how many executions of a topic start in a time: 10/s, 100/m, 1000/h, 5/d, or none.
+
+    A rate that stands in the project's file is set again whenever a worker starts.
+    """
+    from netscript_workers.store import topics
+    from netscript_workers.store.wake import make_bell
+
+    store = _open(project, topic)
+    bell = make_bell(store.parsed_url)
+    try:
+        topics.set_rate(store, topic, None if rate == "none" else rate)
+        bell.ring()
+        told = "has no rate" if rate == "none" else f"starts no more than {rate}"
+        _show(_read(store, topic), told, as_json=as_json)
     finally:
         bell.close()
         store.dispose()

@@ -1,10 +1,11 @@
-"""The routes of topics: what waits in each, pausing and resuming."""
+"""The routes of topics: what waits in each, pausing, resuming and limiting."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 from fastapi import APIRouter, Path
+from pydantic import BaseModel, ConfigDict
 
 from netscript_workers.api.answers import Answer
 from netscript_workers.api.services import Given, Services
@@ -36,6 +37,22 @@ def pause_topic(given: Given, topic: Name) -> Answer:
 def resume_topic(given: Given, topic: Name) -> Answer:
     """Have a topic claimed again."""
     topics.resume(given.store, _checked(topic))
+    given.ring()
+    return _told(given, topic)
+
+
+class TopicLimit(BaseModel):
+    """How many executions of a topic may start in a time; None for any number."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rate: str | None
+
+
+@routes.post("/{topic:path}/limit")
+def limit_topic(given: Given, topic: Name, limit: TopicLimit) -> Answer:
+    """Limit how many executions of a topic start in a time, over all workers."""
+    topics.set_rate(given.store, _checked(topic), limit.rate)
     given.ring()
     return _told(given, topic)
 

@@ -25,6 +25,7 @@ CONFIG = """
 [tool.netscript.topics.reports]
 mode = "distributed"
 concurrency = 2
+rate = "500/s"
 """
 
 
@@ -54,10 +55,15 @@ def test_topics_and_workers_are_seen_and_steered_from_the_command_line(
         assert shown["mails"]["paused"] is True
         assert "paused" in netscript("topics", "list", cwd=place, env=env).stdout
         assert told("topics", "resume", "mails")["paused"] is False
+        assert told("topics", "limit", "mails", "100/m")["rate"] == "100/m"
+        assert told("topics", "limit", "mails", "none")["rate"] is None
+        refused = netscript("topics", "limit", "mails", "often", cwd=place, env=env)
+        assert (refused.returncode, "is no rate" in refused.stderr) == (1, True)
         history = "SELECT job_id FROM netscript_execution_history"
         # Nobody names the distributed topic, so what it holds stays where it is.
         eventually(lambda: rows(store, history) == [("mail",)], 30)
         assert scalar(store, "SELECT status FROM netscript_executions") == "queued"
+        assert shown["reports"]["rate"] == "500/s"
         (worker,) = told("workers", "list")["workers"]
         assert (worker["pid"], worker["state"]) == (process.popen.pid, "running")
         assert (worker["topics"], worker["except_topics"]) == (None, ["reports"])

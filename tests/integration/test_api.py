@@ -448,6 +448,12 @@ async def test_topics_are_listed_paused_and_resumed(store: Store, api: httpx.Asy
     shown = {one["name"]: one for one in (await api.get(f"{BASE}/topics")).json()["topics"]}
     assert (shown["payments"]["running"], shown["a/b"]["paused"]) == (1, True)
     problem(await api.post(f"{BASE}/topics/x%00y/pause"), 422, "payload-invalid")
+    limited = await api.post(f"{BASE}/topics/payments/limit", json={"rate": "10/s"})
+    assert (limited.status_code, limited.json()["rate"]) == (200, "10/s")
+    refused = await api.post(f"{BASE}/topics/payments/limit", json={"rate": "often"})
+    problem(refused, 422, "configuration")
+    freed = await api.post(f"{BASE}/topics/payments/limit", json={"rate": None})
+    assert freed.json()["rate"] is None
 
 
 async def test_workers_are_listed_and_told_to_leave(store: Store, api: httpx.AsyncClient) -> None:
