@@ -15,6 +15,7 @@ from netscript_workers.store.gates import waits_for
 from netscript_workers.store.marks import HAS_READY, Marks
 from netscript_workers.store.outbox import PRIORITY_STEP
 from netscript_workers.store.rations import Rations, has_rate
+from netscript_workers.topics import Places, Served
 
 PROMOTED_AT_A_TIME = 500
 
@@ -25,9 +26,9 @@ _URGENCY = itemgetter(-1, 0)
 class TopicRotation:
     """Which topics to claim from, in turns, so that a hot one can't take every slot."""
 
-    def __init__(self, only: Sequence[str] | None = None) -> None:
-        """Serve `only` these topics, or all."""
-        self._only = only
+    def __init__(self, served: Served) -> None:
+        """Take turns among these topics."""
+        self._served = served
         self._turn = 0
         # Those of the topics that were found last that have a rate.
         self.rated: set[str] = set()
@@ -36,9 +37,8 @@ class TopicRotation:
         """Return the topics that have ready executions, a different one first each time."""
         has_marks = marks.refresh(conn)
         ready = marks.ready_topics(conn, dialect) if has_marks else ready_topics(conn)
-        self.rated = {topic for topic, rated in ready.items() if rated}
-        found = list(ready)
-        serving = found if self._only is None else [name for name in found if name in self._only]
+        serving = [name for name in ready if name in self._served]
+        self.rated = {name for name in serving if ready[name]}
         if not serving:
             return []
         self._turn += 1
@@ -63,6 +63,7 @@ def claim(
     now: int,
     marks: Marks,
     rations: Rations | None = None,
+    places: Places | None = None,
 ) -> list[ClaimedExecution]:
     """Claim up to `slots` ready executions for a worker, the most urgent of each topic first.
 
@@ -76,24 +77,29 @@ def claim(
         now: The database's present.
         marks: Where in a topic to begin.
         rations: How much may be taken of topics that have a rate.
+        places: How many of each topic it can; by default as many as there are slots. What is
+            claimed is taken from them.
     """
     if rations is not None:
         topics = [topic for topic in topics if rations.most(topic, slots) > 0]
     claimed: list[ClaimedExecution] = []
+    if places is None:
+        places = Places(slots)
+    topics = [topic for topic in topics if places.of(topic) > 0]
     if not topics or slots <= 0:
         return claimed
     token = dialect.draw_token(conn)
     share = -(-slots // len(topics))
     for limit in (share, slots):
         for topic in topics:
-            free = min(limit, slots - len(claimed))
-            if free <= 0:
+            if len(claimed) >= slots:
                 return claimed
+            free = min(limit, slots - len(claimed), places.of(topic))
             if rations is not None:
                 taken = sum(claim.topic == topic for claim in claimed)
                 free = min(free, rations.most(topic, slots) - taken)
-                if free <= 0:
-                    continue
+            if free <= 0:
+                continue
             bound = {
                 "topic": topic,
                 "jobs": jobs,
@@ -110,6 +116,7 @@ def claim(
             if rows:
                 marks.claimed(topic, rows[0].sort_at)
             claimed += [ClaimedExecution._make(row[:-1]) for row in rows]
+            places.take(topic, len(rows))
         if len(topics) == 1:
             return claimed
     return claimed
@@ -151,6 +158,7 @@ class Probe:
         next_due: When the next scheduled execution is due, in microseconds since the epoch.
         next_look: When the rate of a job lets the next one in.
         cancels: Something that the worker has is to end.
+        drain: Somebody wants the worker to leave.
         clock: The server's clock, if it is not this machine's.
     """
 
@@ -159,6 +167,7 @@ class Probe:
     next_due: int | None
     next_look: int | None = None
     cancels: bool = False
+    drain: bool = False
     clock: int | None = field(default=None, compare=False)
 
 
@@ -176,6 +185,7 @@ def probe(conn: Connection, dialect: Dialect, worker_id: str, marks: Marks | Non
         next_due=row.next_due,
         next_look=row.next_look,
         cancels=bool(row.cancels),
+        drain=bool(row.drain),
         clock=row.clock,
     )
 
@@ -228,6 +238,7 @@ def _probe(dialect: Dialect, ready: str) -> TextClause:
             {_NEXT_LOOK} AS next_look,
             EXISTS (SELECT 1 FROM netscript_executions
                     WHERE cancel_requested AND worker_id = :worker) AS cancels,
+            (SELECT drain_requested FROM netscript_workers WHERE id = :worker) AS drain,
             {dialect.clock} AS clock
         """
     )

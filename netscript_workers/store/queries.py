@@ -112,7 +112,7 @@ def list_executions(
         raise CursorError
     if wanted.names_nothing():
         return Page((), None)
-    if wanted.status is None and wanted.reason in _ENDS:
+    if wanted.status is None and wanted.reason is not None and wanted.reason in _ENDS:
         # There is an index of finished executions by their status, and none by their reason.
         wanted = replace(wanted, status=_ENDS[wanted.reason])
     conditions, bound = wanted.conditions()
@@ -162,11 +162,6 @@ def get_records(
     """Return these executions by their ids, as far as there are any."""
     rows = conn.execute(_some(dialect), {"ids": json.dumps(ids)})
     return {str(row.id): _record(row, now) for row in rows}
-
-
-def live_workers(conn: Connection, now: int) -> int:
-    """Return how many workers hold a valid lease."""
-    return int(conn.execute(_WORKERS, {"now": now}).scalar_one())
 
 
 def _find(conn: Connection, execution_id: str) -> Row[Any]:
@@ -299,4 +294,3 @@ _LOGS = text(
     "SELECT at, level, message, attempt FROM netscript_execution_logs "
     "WHERE execution_id = :id ORDER BY id"
 )
-_WORKERS = text("SELECT count(*) FROM netscript_workers WHERE lease_until > :now")

@@ -23,8 +23,9 @@ from netscript_workers.store.entrance import Asked
 from netscript_workers.store.idempotency import DEFAULT_WINDOW
 from netscript_workers.store.marks import Marks
 from netscript_workers.store.outcomes import Settled
-from netscript_workers.store.rations import Rations, ration
+from netscript_workers.store.rations import ration
 from netscript_workers.store.steps import FinishedStep, LogLine, Progress
+from netscript_workers.topics import Places, Served
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Work:
         progress: How far running executions are.
         logs: Lines that handlers logged.
         slots: How many executions could be started now.
+        places: How many of each topic, where topics have limits or slots of their own.
         lanes: Where some jobs have fewer: ids of jobs, as a JSON array, and how many of them.
         look: Look for new notes and due executions, because somebody rang or time has passed.
         found: What a look has found just now, so that none is needed.
@@ -52,6 +54,7 @@ class Work:
     progress: list[Progress] = field(default_factory=list[Progress])
     logs: list[LogLine] = field(default_factory=list[LogLine])
     slots: int = 0
+    places: Places | None = None
     lanes: Sequence[tuple[str, int]] = ()
     look: bool = False
     found: Probe | None = None
@@ -76,6 +79,8 @@ class Done:
         others: Something became ready that this worker may have no slot for.
         more: There are notes left to look at.
         rationed: A topic's rate may have kept ready executions from being claimed.
+        passed_over: There was something ready that could have been started, and nothing was
+            claimed.
     """
 
     claimed: list[ClaimedExecution] = field(default_factory=list[ClaimedExecution])
@@ -87,6 +92,7 @@ class Done:
     others: bool = False
     more: bool = False
     rationed: bool = False
+    passed_over: bool = False
 
 
 class Ticker:
@@ -98,7 +104,7 @@ class Ticker:
         *,
         worker_id: str,
         jobs: Mapping[str, bool],
-        topics: Sequence[str] | None = None,
+        topics: Sequence[str] | Served | None = None,
         window: int = DEFAULT_WINDOW,
     ) -> None:
         """Prepare for a worker.
@@ -115,7 +121,8 @@ class Ticker:
         self._worker_id = worker_id
         self._strict = jobs
         self._jobs = json.dumps(sorted(jobs))
-        self._rotation = TopicRotation(topics)
+        self._served = topics if isinstance(topics, Served) else Served(_only(topics))
+        self._rotation = TopicRotation(self._served)
         self._window = window
         self._topics: list[str] = []
         self._topics_read = float("-inf")
@@ -155,6 +162,7 @@ class Ticker:
                 self._let_in(conn, asked, changed, now, done)
             made_ready = stored.ready or any(status == "queued" for _, status in changed)
             self._claim(conn, work, done, fresh=work.look or made_ready)
+            done.passed_over = not done.claimed and self._could_claim(work)
             changed += [(claim.id, "running") for claim in done.claimed]
             changes.record(conn, self._store.dialect, list(dict(changed).items()), now)
             times = (self._next_due, self._next_look, self._next_ration)
@@ -162,7 +170,9 @@ class Ticker:
             if dues:
                 done.next_in = max(0.0, (min(dues) - self._store.now(conn)) / 1e6)
         done.full = len(done.claimed) >= work.slots
-        done.others |= (made_ready or done.more) and (done.full or bool(work.lanes))
+        # Some of it may be of topics or jobs for which there is no place here.
+        partly = bool(work.lanes) or work.places is not None or not self._served.is_all
+        done.others |= (made_ready or done.more) and (done.full or partly)
         return done
 
     def _save_notes(self, conn: Connection, work: Work, done: Done, now: int) -> None:
@@ -245,9 +255,10 @@ class Ticker:
             self._topics_read = clock
         # Not the tick's beginning: what was enqueued since then can't have started before.
         now = self._store.now(conn)
-        rations: Rations | None = None
-        if self._rotation.rated:
-            rations = ration(conn, self._store.dialect, self._rotation.rated, now)
+        # What the lanes share. A tick that is rolled back leaves the work's own as they were.
+        places = Places(work.slots) if work.places is None else work.places.copy()
+        rated = {topic for topic in self._rotation.rated if places.of(topic) > 0}
+        rations = ration(conn, self._store.dialect, rated, now) if rated else None
         for jobs, slots in work.lanes or ((self._jobs, work.slots),):
             claimed = claims.claim(
                 conn,
@@ -259,15 +270,23 @@ class Ticker:
                 now=now,
                 marks=self.marks,
                 rations=rations,
+                places=places,
             )
             done.claimed += claimed
             if rations is not None:
                 rations.spend(conn, self._store.dialect, claimed)
+        self._next_ration = None if rations is None else rations.next_at()
         if rations is not None:
-            self._next_ration = rations.next_at()
             done.rationed = self._next_ration is not None
             if rations.missed:  # perhaps it has no rate any more
                 self._topics_read = float("-inf")
+
+    def _could_claim(self, work: Work) -> bool:
+        """Tell whether anything was ready in a topic for which there was a place."""
+        if work.slots <= 0 or not all(slots > 0 for _, slots in work.lanes):
+            return False
+        places = work.places
+        return any(places is None or places.of(topic) > 0 for topic in self._topics)
 
     def _one_by_one(self, work: Work) -> Done:
         """Store each item by itself, so that the one that can't be stored fails alone."""
@@ -283,7 +302,8 @@ class Ticker:
             if failed is not None:
                 refusal = end._replace(outcome=_refused(end.outcome, failed))
                 total.stale |= self._commit(Work(ended=[refusal])).stale
-        return self._merge(total, self._commit(Work(slots=work.slots, lanes=work.lanes, look=True)))
+        rest = Work(slots=work.slots, places=work.places, lanes=work.lanes, look=True)
+        return self._merge(total, self._commit(rest))
 
     def _try(self, work: Work, execution_id: str, total: Done) -> str | None:
         try:
@@ -307,8 +327,13 @@ class Ticker:
         total.next_in, total.full = done.next_in, done.full
         total.others |= done.others
         total.more |= done.more
+        total.passed_over = done.passed_over
         total.rationed |= done.rationed
         return total
+
+
+def _only(topics: Sequence[str] | None) -> tuple[str, ...] | None:
+    return None if topics is None else tuple(topics)
 
 
 def _refused(outcome: Outcome, reason: str) -> Outcome:
