@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from netscript_workers.actions import EnqueueJob, enqueue_job
     from netscript_workers.context import JobContext
     from netscript_workers.domain import WORKER_RUNTIMES, Enqueued
+    from netscript_workers.embedded import WorkerRuntime, start_workers
     from netscript_workers.errors import (
         DuplicateStepError,
         IdempotencyConflictError,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from netscript_workers.jobs import JobDefinition, define_job_handler, job
     from netscript_workers.results import JobResult, create_failure_result, create_success_result
     from netscript_workers.retries import Retry
+    from netscript_workers.shutdown import ShutdownManager, ShutdownReport, ShutdownResource
     from netscript_workers.store.engine import configure_sqlite
     from netscript_workers.store.schema import include_name
     from netscript_workers.store.transaction import enqueue, enqueue_async
@@ -39,9 +41,13 @@ __all__ = [
     "NetscriptError",
     "PayloadInvalidError",
     "Retry",
+    "ShutdownManager",
+    "ShutdownReport",
+    "ShutdownResource",
     "Snooze",
     "StoreBusyError",
     "StoreUnavailableError",
+    "WorkerRuntime",
     "configure_sqlite",
     "create_failure_result",
     "create_success_result",
@@ -51,6 +57,7 @@ __all__ = [
     "enqueue_job",
     "include_name",
     "job",
+    "start_workers",
 ]
 
 __version__ = "0.1.0"
@@ -70,9 +77,13 @@ _HOMES = {
     "NetscriptError": "errors",
     "PayloadInvalidError": "errors",
     "Retry": "retries",
+    "ShutdownManager": "shutdown",
+    "ShutdownReport": "shutdown",
+    "ShutdownResource": "shutdown",
     "Snooze": "errors",
     "StoreBusyError": "errors",
     "StoreUnavailableError": "errors",
+    "WorkerRuntime": "embedded",
     "configure_sqlite": "store.engine",
     "create_failure_result": "results",
     "create_success_result": "results",
@@ -82,6 +93,7 @@ _HOMES = {
     "enqueue_job": "actions",
     "include_name": "store.schema",
     "job": "jobs",
+    "start_workers": "embedded",
 }
 
 

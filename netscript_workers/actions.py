@@ -11,11 +11,12 @@ from typing import Any, Generic, Literal, Protocol, TypeAlias
 from typing_extensions import TypeVar
 
 from netscript_workers.clock import MAX_MICROS, MICROSECONDS, to_micros
-from netscript_workers.domain import NewExecution, TriggeredBy
+from netscript_workers.domain import Limit, NewExecution, TriggeredBy
 from netscript_workers.errors import ConfigurationError, PayloadInvalidError
 from netscript_workers.ids import new_id
 from netscript_workers.jobs import JobDefinition, check_priority
 from netscript_workers.options import check_type
+from netscript_workers.rates import limit_of
 
 P = TypeVar("P", default=Any)
 
@@ -195,6 +196,7 @@ class PreparedJob:
     strict_order: bool
     payload: str
     fingerprint: str
+    limited: Limit | None = None
 
 
 def prepare(definition: JobDefinition[Any, Any], payload: Any) -> PreparedJob:
@@ -216,6 +218,7 @@ def prepare(definition: JobDefinition[Any, Any], payload: Any) -> PreparedJob:
         strict_order=definition.strict_order,
         payload=text,
         fingerprint=digest,
+        limited=limit_of(definition.max_concurrency, definition.rate),
     )
 
 
@@ -259,4 +262,5 @@ def resolve(action: EnqueueJob[Any], catalog: JobCatalog | None, cause: Cause) -
         tracestate=cause.tracestate,
         triggered_by=cause.triggered_by,
         trigger_event_id=cause.trigger_event_id,
+        limited=ready.limited,
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from netscript_workers.actions import JobCatalog
+from netscript_workers.assignment import WorkerOptions
 from netscript_workers.crashes import Crashes
 from netscript_workers.domain import ClaimedExecution, Outcome, RuntimeName
 from netscript_workers.errors import ConfigurationError
@@ -23,7 +24,7 @@ from netscript_workers.execution.runners.subprocesses import SubprocessRunner
 from netscript_workers.isolation import Isolation
 from netscript_workers.jobs import JobDefinition
 from netscript_workers.lanes import Lanes, default_slots
-from netscript_workers.pump import Pump, WorkerOptions
+from netscript_workers.pump import Pump
 from netscript_workers.store.engine import Store
 
 # Children that were killed are gone in a moment; for one that the kernel holds, nobody waits.
@@ -49,6 +50,7 @@ class Crew:
     def __init__(
         self,
         store: Store,
+        upkeep: Store,
         worker_id: str,
         jobs: Mapping[str, JobDefinition[Any, Any]],
         options: WorkerOptions,
@@ -56,16 +58,19 @@ class Crew:
         lifeline: int,
         catalog: JobCatalog | None,
     ) -> None:
-        """Make the runners that these jobs need, and tell the pump of them."""
+        """Make the runners that these jobs need, and tell the pump of them.
+
+        `upkeep` is the same store, over connections that no handler can use up.
+        """
         self._jobs, self._options, self._pump = jobs, options, pump
         self._lifeline, self._catalog = lifeline, catalog
         runtimes = runtimes_of(jobs, options.runtime)
         used: list[RuntimeName] = sorted(set(runtimes.values())) or [options.runtime]
         self.isolation = Isolation(
-            store,
+            upkeep,
             worker_id,
             jobs=jobs,
-            topics=options.topics,
+            topics=options.plan.served,
             on_end=pump.ended,
             on_wanted=pump.look,
         )
@@ -86,6 +91,7 @@ class Crew:
             self.isolation.runner = self._make_subprocesses(self.isolation.ended)
             self._all.append(self.isolation.runner)
         pump.runner = self._runner
+        pump.cancel = self.cancel
         pump.isolation = self.isolation
 
     @property
@@ -143,7 +149,7 @@ class Crew:
         await asyncio.to_thread(self._guard.close)
 
     def _slots(self, runtime: RuntimeName) -> int:
-        all_of_them = self._options.concurrency
+        all_of_them = self._options.plan.capacity
         if runtime == self._options.runtime:
             return all_of_them
         return min(all_of_them, default_slots(runtime))
@@ -164,7 +170,14 @@ class Crew:
                 size=slots,
                 recycling=self._options.recycling,
             )
-        return InProcessRunner(self._jobs, pump, pump.ended, threads=slots, catalog=self._catalog)
+        return InProcessRunner(
+            self._jobs,
+            pump,
+            pump.ended,
+            threads=slots,
+            catalog=self._catalog,
+            keep_logs=self._options.keep_logs,
+        )
 
     def _make_subprocesses(
         self, on_end: Callable[[ClaimedExecution, Outcome | None], None]
@@ -182,4 +195,10 @@ class Crew:
     @property
     def _nursery(self) -> Nursery:
         place, folder = self._options.project or (Path(), "jobs")
-        return Nursery(project=place, jobs_dir=folder, lifeline=self._lifeline, guard=self._guard)
+        return Nursery(
+            project=place,
+            jobs_dir=folder,
+            lifeline=self._lifeline,
+            guard=self._guard,
+            keep_logs=self._options.keep_logs,
+        )

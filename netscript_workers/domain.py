@@ -9,6 +9,9 @@ from typing import Literal, NamedTuple, TypeAlias
 
 ExecutionKind: TypeAlias = Literal["job", "task"]
 
+# As `Reason` has them: what an execution at the gate of its job waits for.
+Limit: TypeAlias = Literal["job limit", "rate limit"]
+
 RuntimeName: TypeAlias = Literal["in-process", "worker-process", "subprocess", "web-worker"]
 WORKER_RUNTIMES: tuple[RuntimeName, ...] = ("in-process", "worker-process", "subprocess")
 
@@ -83,7 +86,8 @@ class NewExecution:
         delay: Microseconds from the database's now until it is due; ignored with `run_at`.
         run_at: The instant it is due, in microseconds since the epoch.
         fingerprint: SHA-256 over the payload as given, in hex.
-        limited: Its job has a limit, so it passes the job's gate before it is queued.
+        limited: What it waits for at the gate of its job before it is queued; None where the job
+            has no limit.
         batch_id: The batch that it belongs to.
     """
 
@@ -106,7 +110,7 @@ class NewExecution:
     triggered_by: TriggeredBy = TriggeredBy.API
     trigger_event_id: str | None = None
     retried_from: str | None = None
-    limited: bool = False
+    limited: Limit | None = None
     batch_id: str | None = None
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from netscript_workers.store import admissions, leases, lifelines, parking
+from netscript_workers.store import leases, lifelines, parking, sweeping
 from netscript_workers.store.engine import Store
 from netscript_workers.store.retention import CHUNK, Retention, prune
 from netscript_workers.store.wal import Wal
@@ -77,13 +77,14 @@ class Maintenance:
         """Start the thread."""
         self._thread.start()
 
-    def stop(self, patience: float | None = None) -> None:
-        """Finish what is being done, then stop; wait so many seconds at most."""
+    def stop(self, patience: float | None = None) -> bool:
+        """Finish what is being done, then stop; tell whether it has ended in so many seconds."""
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join(patience)
         if self._wal is not None:
             self._wal.close()
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         now = time.monotonic()
@@ -140,17 +141,23 @@ class Maintenance:
         return bool(rescued)
 
     def sweep(self) -> bool:
-        """Repair a stretch of concurrency keys; tell whether there was anything to repair."""
+        """Repair a stretch of keys, and the gates; tell whether there was anything to repair."""
         with self._store.begin() as conn:
             if not self._store.dialect.try_lock(conn, "sweep"):
                 return False
             now = self._store.now(conn)
-            found = admissions.sweep(conn, self._store.dialect, self._swept_to, now)
+            found = sweeping.sweep_keys(conn, self._store.dialect, self._swept_to, now)
             repaired, self._swept_to = found
+        # By itself: gates are locked before slots.
+        with self._store.begin() as conn:
+            gates = sweeping.sweep_gates(conn, self._store.dialect, self._store.now(conn))
         if repaired:
             logger.warning("repaired %d concurrency slots that had drifted", repaired)
+        if gates:
+            logger.warning("repaired %d places of jobs with a limit that had drifted", gates)
+        if repaired or gates:
             self._on_rescued()
-        return bool(repaired)
+        return bool(repaired or gates)
 
     def park(self) -> bool:
         """Put aside executions of jobs that no worker knows, bring back those that one knows."""

@@ -8,15 +8,15 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeAlias
 
-from netscript_workers.domain import ClaimedExecution, Outcome, RuntimeName
+from netscript_workers.assignment import WorkerOptions
+from netscript_workers.cancels import Cancels
+from netscript_workers.domain import ClaimedExecution, Outcome
 from netscript_workers.errors import ResultInvalidError
 from netscript_workers.execution.outcome import not_begun
-from netscript_workers.execution.runners.pool import Recycling
 from netscript_workers.execution.runners.protocol import Runner
 from netscript_workers.isolation import Isolation
 from netscript_workers.jobs import JobDefinition
@@ -24,57 +24,23 @@ from netscript_workers.lanes import Lanes
 from netscript_workers.store import claims, leases, steps
 from netscript_workers.store.claims import Probe
 from netscript_workers.store.engine import Store
-from netscript_workers.store.idempotency import DEFAULT_WINDOW
 from netscript_workers.store.outcomes import Settled
-from netscript_workers.store.retention import Retention
 from netscript_workers.store.steps import FinishedStep, LogLine, Progress
 from netscript_workers.store.tick import Done, Ticker, Work
 from netscript_workers.store.wake import Bell, Waiter
+from netscript_workers.topics import Places, TopicSlots
 
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
 _FIRST_BACKOFF = 0.05
 _LAST_BACKOFF = 2.0
+# A tick that has not come round for two of the longest polls, and a little, makes no progress.
+_STALLED_SECONDS = 2 * 1.2 * _POLL_SECONDS + 0.4
 # How long a stopping worker tries to store what has ended; after that its lease must do.
 _LAST_WORDS_SECONDS = 5.0
 
 Saved: TypeAlias = tuple[FinishedStep, "asyncio.Future[bool]"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerOptions:
-    """How a worker works.
-
-    Attributes:
-        concurrency: Executions at a time.
-        topics: The topics it serves; None for all.
-        heartbeat: Seconds between renewals of its lease.
-        lease: Seconds after which a silent worker is given up.
-        grace: Seconds that running executions get when the worker stops.
-        window: How long idempotency keys of actions are kept, in microseconds.
-        retention: How long finished executions are kept.
-        scheduler: Whether it also fires schedules.
-        version: Shown in the list of workers.
-        project: The project's folder and that of its jobs, for processes that run them.
-        runtime: Where jobs run that don't say it themselves.
-        kill_grace: Seconds from SIGTERM to SIGKILL for what runs in processes.
-        recycling: When a process of the pool has served its time.
-    """
-
-    concurrency: int = 100
-    topics: Sequence[str] | None = None
-    heartbeat: float = 5.0
-    lease: float = 30.0
-    grace: float = 30.0
-    window: int = DEFAULT_WINDOW
-    retention: Retention = field(default_factory=Retention)
-    scheduler: bool = True
-    version: str = ""
-    project: tuple[Path, str] | None = None
-    runtime: RuntimeName = "in-process"
-    kill_grace: float = 5.0
-    recycling: Recycling = field(default_factory=Recycling)
 
 
 @dataclass(slots=True)
@@ -89,6 +55,7 @@ class Pump:
     """One thread that ticks. It alone stores what ends here and claims what comes next."""
 
     runner: Runner
+    cancel: Callable[[str], None]
     isolation: Isolation | None = None
     lanes: Lanes | None = None
     # How many more than it runs at a time it may have claimed; asked by the tick's thread.
@@ -104,22 +71,26 @@ class Pump:
         bell: Bell,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        """Prepare; set `runner`, then `start()`.
+        """Prepare; set `runner` and `cancel`, which ends what runs, then `start()`.
 
         `strangers` is set when something was ready and nothing of it could be claimed.
         """
         self.strangers = threading.Event()
         self._store = store
+        self._own = store.apart()
         self._worker_id = worker_id
-        self._concurrency = options.concurrency
+        plan = options.plan
+        self._concurrency = plan.capacity
+        self._topics = None if plan.is_plain else TopicSlots(plan)
         self._bell = bell
         self._loop = loop
         self._waiter = Waiter(store, worker_id)
+        self._cancels = Cancels(self._own, worker_id)
         self._ticker = Ticker(
-            store,
+            self._own,
             worker_id=worker_id,
             jobs={job.id: job.strict_order for job in jobs.values()},
-            topics=options.topics,
+            topics=plan.served,
             window=options.window,
         )
         self._ended: deque[Settled] = deque()
@@ -135,6 +106,8 @@ class Pump:
         # By id, the token of the claim: one that others gave back may be ours again already.
         self._running: dict[str, int] = {}
         self._unsure = False
+        self._on_drain: Callable[[], None] | None = None
+        self._came_round = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="netscript-tick", daemon=True)
 
     # From any thread.
@@ -143,9 +116,19 @@ class Pump:
         """Claim from low-water marks on, as long as somebody keeps an old snapshot."""
         self._ticker.marks.wanted = wanted
 
+    def when_to_drain(self, callback: Callable[[], None]) -> None:
+        """Have this called, from the tick's thread, when somebody wants the worker to leave."""
+        self._on_drain = self._cancels.on_drain = callback
+
     def start(self) -> None:
         """Start ticking."""
+        self._came_round = time.monotonic()
         self._thread.start()
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether ticks have not ended, or have only failed, for longer than two polls."""
+        return not self._stopping and time.monotonic() - self._came_round > _STALLED_SECONDS
 
     def look(self) -> None:
         """Look at the database now."""
@@ -156,13 +139,17 @@ class Pump:
         """Claim nothing more; go on storing."""
         self._claiming = False
 
-    def stop(self, patience: float | None = None) -> None:
-        """Store what has ended, then stop; wait so many seconds at most."""
+    def stop(self, patience: float | None = None) -> bool:
+        """Store what has ended, then stop; tell whether it has ended in so many seconds."""
         self._claiming = False
         self._stopping = True
         if self._thread.is_alive():
             self._waiter.poke()
             self._thread.join(patience)
+        if self._thread.is_alive():
+            return False
+        self._own.dispose()
+        return True
 
     # On the loop's thread.
 
@@ -241,15 +228,29 @@ class Pump:
                 # The commit may have happened, although its answer was lost.
                 self._unsure = True
                 self._look = True
-                wait, backoff = backoff, min(backoff * 2, _LAST_BACKOFF)
+                # Spread, so that those whom one cause has stopped don't come back as one.
+                wait = backoff * random.uniform(0.8, 1.2)  # noqa: S311 - spread, not secrecy
+                backoff = min(backoff * 2, _LAST_BACKOFF)
                 give_up_at = min(give_up_at, time.monotonic() + _LAST_WORDS_SECONDS)
             else:
                 held, backoff, give_up_at = _Held(), _FIRST_BACKOFF, float("inf")
+                self._came_round = time.monotonic()
+                if self._running:
+                    wait = min(wait, self._cancels.next_in())
             if stopping and not (held.work.has_results and time.monotonic() < give_up_at):
                 self._waiter.close()
                 return
-            if wait > 0 and self._waiter.wait(wait):
+            if self._unsure:
+                self._pause(wait, stopping=stopping)
+            elif wait > 0 and self._waiter.wait(wait):
                 self._look = True
+                self._cancels.rung()
+
+    def _pause(self, seconds: float, *, stopping: bool) -> None:
+        """Wait after a failure: whoever rings must not hurry a database that can't keep up."""
+        until = time.monotonic() + seconds
+        while self._stopping is stopping and (left := until - time.monotonic()) > 0:
+            self._waiter.wait(left)
 
     def _collect(self, held: _Held) -> None:
         work = held.work
@@ -273,25 +274,23 @@ class Pump:
         ended = {end.claim.id for end in work.ended}
         if self._unsure:
             known = self._running.keys() | ended
-            leases.give_back_unknown(self._store, self._worker_id, known)
+            leases.give_back_unknown(self._own, self._worker_id, known)
             self._unsure = False
-        free = self._concurrency - len(self._running.keys() - ended)
-        free = max(free - self._claim_alone(free) + self.ahead(), 0)
-        work.slots = free if self._claiming else 0
-        if self.lanes is not None:
-            work.lanes = self.lanes.shares(work.slots, self._running.keys() - ended)
-            work.slots = min(work.slots, sum(slots for _, slots in work.lanes))
+        self._share_slots(work, self._running.keys() - ended)
         # A hint may be lost, and who is busy waits for none.
         marks = self._ticker.marks
         overdue = time.monotonic() - self._looked_at > _POLL_SECONDS or marks.due_in <= 0
         work.look = (self._look or overdue) and work.slots > 0
         wait = _POLL_SECONDS * random.uniform(1.0, 1.2)  # noqa: S311 - spread, not secrecy
         ready = False
+        probes = work.look and not work.has_results  # which tells of cancels as well
+        self._heed_cancels(due=not probes and self._cancels.next_in() <= 0)
         if not work.has_results:
             if not work.look:
                 return min(wait, marks.due_in) if work.slots > 0 else wait
             found, due_in = self._probe()
             ready = found.ready
+            self._heed_cancels(due=found.cancels)
             self._has_looked()
             if not (found.ready or found.notes or due_in <= 0):
                 return min(wait, due_in, marks.due_in)
@@ -303,7 +302,9 @@ class Pump:
         self._running.update((claim.id, claim.token) for claim in done.claimed)
         if self.lanes is not None:
             self.lanes.take(done.claimed)
-        if ready and not done.claimed and all(slots > 0 for _, slots in work.lanes):
+        if self._topics is not None:
+            self._topics.take(done.claimed)
+        if ready and done.passed_over and not done.rationed:
             self.strangers.set()
         self._loop.call_soon_threadsafe(self._hand_over, done, held)
         if done.others:
@@ -319,16 +320,42 @@ class Pump:
             wait = wait if done.full else 0.0
         return wait
 
+    def _share_slots(self, work: Work, running: Set[str]) -> None:
+        """Say how many executions may be claimed, in all, of each topic and in each lane."""
+        free = self._concurrency - len(running)
+        places = None if self._topics is None else self._topics.free(running)
+        free -= self._claim_alone(free, places)
+        if places is not None:
+            free, work.places = places.total, places
+        else:
+            free = max(free + self.ahead(), 0)
+        work.slots = free if self._claiming else 0
+        if self.lanes is not None:
+            work.lanes = self.lanes.shares(work.slots, running)
+            work.slots = min(work.slots, sum(slots for _, slots in work.lanes))
+
+    def _heed_cancels(self, *, due: bool) -> None:
+        """End what somebody wants to end."""
+        if not (due and self._running):
+            return
+        for execution_id in self._cancels.look(self._running):
+            logger.info("execution %s is to end: it was cancelled", execution_id)
+            # Behind the start of what was claimed before, before that of what comes next.
+            self._loop.call_soon_threadsafe(self.cancel, execution_id)
+
     def _has_looked(self) -> None:
         self._look, self._looked_at = False, time.monotonic()
 
-    def _claim_alone(self, free: int) -> int:
+    def _claim_alone(self, free: int, places: Places | None) -> int:
         """Claim what must run in a process of its own, into slots like any; tell how much."""
         count = 0
         while self._claiming and self.isolation is not None and count < free:
-            claim = self.isolation.claim()
+            claim = self.isolation.claim(places)
             if claim is None:
                 break
+            if places is not None and self._topics is not None:
+                places.take(claim.topic, 1)
+                self._topics.take([claim])
             self._running[claim.id] = claim.token
             self._loop.call_soon_threadsafe(self.isolation.start, claim)
             count += 1
@@ -336,14 +363,19 @@ class Pump:
 
     def _probe(self) -> tuple[Probe, float]:
         """Look whether there is anything to do, and in how many seconds there will be."""
-        store = self._store
+        store = self._own
         with store.read() as conn:
             asked = time.monotonic()
-            found = claims.probe(conn, store.dialect, self._ticker.marks)
+            found = claims.probe(conn, store.dialect, self._worker_id, self._ticker.marks)
             store.heard_clock(found.clock, asked=asked)
-            if found.next_due is None:
+            if found.drain and self._on_drain is not None:
+                self._on_drain()
+            if not found.cancels:
+                self._cancels.has_looked()
+            dues = [at for at in (found.next_due, found.next_look) if at is not None]
+            if not dues:
                 return found, float("inf")
-            return found, (found.next_due - store.now(conn)) / 1e6
+            return found, (min(dues) - store.now(conn)) / 1e6
 
 
 def _take(items: deque[Any]) -> list[Any]:

@@ -6,19 +6,21 @@ import json
 import os
 import socket
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import Connection, Row, TextClause, text
 
 from netscript_workers.clock import MICROSECONDS
 from netscript_workers.domain import SUSPECT_AFTER, Reason
-from netscript_workers.store import changes
+from netscript_workers.store import cancelling, changes
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.engine import Store
 from netscript_workers.store.lifelines import Life, look, remove
 from netscript_workers.store.schema import attempts, workers
+from netscript_workers.topics import Served, dump_served
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,7 @@ class WorkerRecord:
         id: New at every start, so that a restarted container is nobody's double.
         jobs: The ids of the jobs it knows.
         lifeline: The file whose lock tells that it lives.
+        served: The topics from which it claims.
     """
 
     id: str
@@ -36,6 +39,7 @@ class WorkerRecord:
     concurrency: int
     jobs: tuple[str, ...]
     lifeline: Path
+    served: Served = field(default_factory=Served)
 
 
 def register(store: Store, worker: WorkerRecord, lease: float) -> None:
@@ -49,6 +53,7 @@ def register(store: Store, worker: WorkerRecord, lease: float) -> None:
             "version": worker.version,
             "concurrency": worker.concurrency,
             "jobs": json.dumps(worker.jobs),
+            "topics": dump_served(worker.served),
             "lifeline": str(worker.lifeline),
             "state": "running",
             "started_at": now,
@@ -58,11 +63,34 @@ def register(store: Store, worker: WorkerRecord, lease: float) -> None:
         store.dialect.insert(conn, workers, [row])
 
 
-def renew(store: Store, conn: Connection, worker_id: str, lease: float) -> bool:
-    """Renew a lease by so many seconds; False if the worker was given up."""
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """A lease that was renewed.
+
+    Attributes:
+        drain_requested: Somebody wants the worker to finish what it runs, and leave.
+    """
+
+    drain_requested: bool
+
+
+def renew(
+    store: Store, conn: Connection, worker_id: str, lease: float, *, stalled: bool = False
+) -> Renewal | None:
+    """Renew a lease by so many seconds; None if the worker was given up.
+
+    Args:
+        store: Where the lease is.
+        conn: What to renew it on.
+        worker_id: Whose.
+        lease: Seconds that it is good for.
+        stalled: Whether the worker makes no progress, although its heart beats.
+    """
     now = store.now(conn)
-    bound = {"id": worker_id, "now": now, "until": now + round(lease * MICROSECONDS)}
-    return conn.execute(_RENEW, bound).rowcount == 1
+    until = now + round(lease * MICROSECONDS)
+    bound = {"id": worker_id, "now": now, "until": until, "stalled": stalled}
+    row = conn.execute(_RENEW, bound).one_or_none()
+    return None if row is None else Renewal(bool(row.drain_requested))
 
 
 def set_state(store: Store, worker_id: str, state: str) -> None:
@@ -115,9 +143,8 @@ def give_back_unknown(store: Store, worker_id: str, known: Collection[str]) -> l
         unknown = sorted(held - set(known))
         if unknown:
             bound = {"ids": json.dumps(unknown), "worker": worker_id}
-            conn.execute(_give_back_some(store.dialect), bound)
-            changed = [(id_, "queued") for id_ in unknown]
-            changes.record(conn, store.dialect, changed, store.now(conn))
+            rows = conn.execute(_give_back_some(store.dialect), bound).all()
+            _queue(conn, store.dialect, rows, store.now(conn))
     return unknown
 
 
@@ -146,7 +173,7 @@ def _give_back(
     """Queue what the worker had. A keyed execution keeps its key: it goes on holding its slot.
 
     What has been lost too often stays out of the way of claims and runs alone, so that it is known
-    for certain who it is that kills.
+    for certain who it is that kills. What somebody wants to end is cancelled instead.
     """
     reason = Reason.RESCUED if lost else Reason.DRAINED
     bound = {
@@ -178,12 +205,25 @@ def _give_back(
                 for row in rows
             ],
         )
-    changes.record(conn, dialect, [(id_, "queued") for id_ in ids], now)
+    _queue(conn, dialect, rows, now)
     return list(ids)
 
 
+def _queue(conn: Connection, dialect: Dialect, rows: Sequence[Row[Any]], now: int) -> None:
+    """Note that these are queued, but for those that somebody wants to end."""
+    unwanted = [str(row.id) for row in rows if row.cancel_requested]
+    changed = [(str(row.id), "queued") for row in rows if not row.cancel_requested]
+    changed += cancelling.cancel_given_back(conn, dialect, unwanted, now)
+    changes.record(conn, dialect, changed, now)
+
+
 _RENEW = text(
-    "UPDATE netscript_workers SET heartbeat_at = :now, lease_until = :until WHERE id = :id"
+    """
+    UPDATE netscript_workers SET heartbeat_at = :now, lease_until = :until,
+        stalled_at = CASE WHEN CAST(:stalled AS boolean)
+                     THEN coalesce(stalled_at, CAST(:now AS bigint)) END
+    WHERE id = :id RETURNING drain_requested
+    """
 )
 _SET_STATE = text("UPDATE netscript_workers SET state = :state WHERE id = :id")
 _DELETE = text("DELETE FROM netscript_workers WHERE id = :id")
@@ -222,6 +262,7 @@ def _give_back_some(dialect: Dialect) -> TextClause:
         UPDATE netscript_executions SET status = 'queued', worker_id = NULL
         WHERE id IN {dialect.members("ids", "id")} AND status = 'running'
           AND worker_id = :worker
+        RETURNING id, cancel_requested
         """
     )
 
@@ -238,6 +279,6 @@ def _give_back_text(dialect: Dialect) -> TextClause:
         WHERE id IN (
             SELECT id FROM netscript_executions
             WHERE status = 'running' AND worker_id = :worker ORDER BY id {dialect.for_update})
-        RETURNING id, token, attempt, started_at
+        RETURNING id, token, attempt, started_at, cancel_requested
         """
     )

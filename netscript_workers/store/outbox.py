@@ -65,6 +65,7 @@ class Receipt:
 class _Batch:
     executions: list[Row] = field(default_factory=list[Row])
     keys: set[str] = field(default_factory=set[str])
+    jobs: set[str] = field(default_factory=set[str])
     companions: dict[Table, list[Row]] = field(default_factory=dict[Table, list[Row]])
     changed: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
 
@@ -156,19 +157,25 @@ def _add_execution(
     status: str = row["status"]
     batch.executions.append(row)
     batch.changed.append((new.id, status))
-    if new.concurrency_key is not None and status == _BLOCKED:
-        batch.keys.add(new.concurrency_key)
+    if status == _BLOCKED:
+        if new.concurrency_key is not None:
+            batch.keys.add(new.concurrency_key)
+        if new.limited:
+            batch.jobs.add(new.job_id)
     return Enqueued(new.id)
 
 
 def execution_row(new: NewExecution, now: int) -> dict[str, Any]:
-    """Return the row of a new execution: due later, waiting for its key, or ready."""
+    """Return the row of a new execution: due later, waiting for its key or its job, or ready."""
     run_at = max(now, now + new.delay if new.run_at is None else new.run_at)
-    status, reason = _QUEUED, None
+    status: str = _QUEUED
+    reason: str | None = None
     if run_at > now:
         status, reason = _SCHEDULED, _DELAY
     elif new.concurrency_key is not None:
         status, reason = _BLOCKED, _CONCURRENCY_KEY
+    elif new.limited:
+        status, reason = _BLOCKED, new.limited
     return {
         "id": new.id,
         "kind": new.kind,
@@ -198,7 +205,8 @@ def execution_row(new: NewExecution, now: int) -> dict[str, Any]:
         "holds_key": False,
         "parked": False,
         "cancel_requested": False,
-        "limited": new.limited,
+        "limited": bool(new.limited),
+        "wants_job": status == _BLOCKED and new.concurrency_key is None,
     }
 
 
@@ -210,6 +218,8 @@ def _write(conn: Connection, dialect: Dialect, batch: _Batch, now: int) -> None:
         # Only a note "look at this key" is written here: no shared row is locked in a
         # transaction that may be a user's.
         parts.append((admissions, [{"key": key} for key in sorted(batch.keys)]))
+    if batch.jobs:
+        parts.append((admissions, [{"kind": "job", "key": job} for job in sorted(batch.jobs)]))
     parts += batch.companions.items()
     parts += changes.rows(batch.changed, now)
     dialect.insert_all(conn, parts)

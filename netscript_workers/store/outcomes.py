@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,6 +19,9 @@ from netscript_workers.domain import (
     Verdict,
 )
 from netscript_workers.store.dialects import Dialect
+from netscript_workers.store.entrance import Asked
+from netscript_workers.store.finishing import finish_running
+from netscript_workers.store.gates import waits_for
 from netscript_workers.store.outbox import PRIORITY_STEP, Submission, store
 from netscript_workers.store.schema import attempts
 
@@ -44,16 +46,15 @@ class Stored:
     Attributes:
         accepted: The ids whose token still held.
         changed: Their new statuses.
-        released: How many holders of each concurrency key have ended.
-        noted: The concurrency keys of their actions.
+        asked: The concurrency keys and the places that were given back, and what their actions, or
+            those that run again, ask for.
         next_due: When the earliest of those that wait is due.
         ready: Whether any of them, or of their actions, can run at once.
     """
 
     accepted: set[str] = field(default_factory=set[str])
     changed: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-    released: Counter[str] = field(default_factory=Counter[str])
-    noted: set[str] = field(default_factory=set[str])
+    asked: Asked = field(default_factory=Asked)
     next_due: int | None = None
     ready: bool = False
 
@@ -71,8 +72,9 @@ def settle(
     """Store how these attempts ended.
 
     A finished execution moves to history. One that runs again stays, as `scheduled`, `queued` or
-    `blocked`. What carries another token than the row is refused: somebody else has the
-    execution, or had it. The actions of a completed execution are stored with it.
+    `blocked`, unless somebody wants it to end: then it is `cancelled`. What carries another token
+    than the row is refused: somebody else has the execution, or had it. The actions of a completed
+    execution are stored with it.
 
     Args:
         conn: The tick's transaction.
@@ -95,7 +97,8 @@ def settle(
     actions = tuple(new for end in accepted for new in end.outcome.actions)
     if actions:
         store(conn, dialect, [Submission(executions=actions)], now=now, window=window)
-        result.noted = {key for new in actions if (key := new.concurrency_key) is not None}
+        result.asked.keys |= {key for new in actions if (key := new.concurrency_key) is not None}
+        result.asked.jobs |= {new.job_id for new in actions if new.limited}
         result.ready = True
     return result
 
@@ -103,20 +106,29 @@ def settle(
 def _finish(
     conn: Connection, dialect: Dialect, ended: Sequence[Settled], now: int, result: Stored
 ) -> None:
-    rows = [_final_row(end) for end in sorted(ended, key=_by_id)]
-    accepted = dialect.finish(conn, json.dumps(rows), now)
-    for end in ended:
-        claim = end.claim
-        if claim.id in accepted:
-            result.changed.append((claim.id, _FINAL[end.outcome.verdict]))
-            if claim.concurrency_key is not None:
-                result.released[claim.concurrency_key] += 1
-    result.accepted |= accepted
+    rows = [_final_row(end, _FINAL[end.outcome.verdict]) for end in sorted(ended, key=_by_id)]
+    _move(conn, dialect, rows, ended, now, result)
 
 
-def _final_row(end: Settled) -> dict[str, Any]:
+def _move(
+    conn: Connection,
+    dialect: Dialect,
+    rows: Sequence[dict[str, Any]],
+    ended: Sequence[Settled],
+    now: int,
+    result: Stored,
+) -> None:
+    claims = {end.claim.id: end.claim for end in ended}
+    finished = finish_running(conn, dialect, rows, claims, now)
+    result.changed += finished.changed
+    result.asked.released_keys += finished.keys
+    result.asked.released_jobs += finished.jobs
+    result.accepted.update(id_ for id_, _ in finished.changed)
+
+
+def _final_row(end: Settled, status: str) -> dict[str, Any]:
     outcome, claim = end.outcome, end.claim
-    row = {"id": claim.id, "token": claim.token, "status": _FINAL[outcome.verdict]}
+    row = {"id": claim.id, "token": claim.token, "status": status}
     # What is left out is NULL, and to write it takes longer than to look.
     if outcome.result is not None:
         row["result"] = outcome.result
@@ -138,30 +150,50 @@ def _run_again(
     rows = [_again_row(end, strict, now) for end in sorted(ended, key=_by_id)]
     bound = {"rows": json.dumps(rows), "step": PRIORITY_STEP}
     accepted = {str(id_) for id_ in conn.execute(_to_live(dialect), bound).scalars()}
-    keys = {end.claim.id: end.claim.concurrency_key for end in ended}
+    unwanted = [end for end in ended if end.claim.id not in accepted]
+    if unwanted:
+        _cancel(conn, dialect, unwanted, now, result)
+    claims = {end.claim.id: end.claim for end in ended}
     for row in rows:
         if row["id"] not in accepted:
             continue
         result.changed.append((row["id"], row["status"]))
-        key = keys[row["id"]]
-        if key is not None and not row["holds_key"]:
-            result.released[key] += 1
+        claim = claims[row["id"]]
+        if claim.concurrency_key is not None and not row["holds_key"]:
+            result.asked.released_keys[claim.concurrency_key] += 1
+        if claim.holds_job and not row["holds_job"]:
+            result.asked.released_jobs[claim.job_id] += 1
         if row["status"] == ExecutionStatus.SCHEDULED:
             result.next_due = min(row["run_at"], result.next_due or row["run_at"])
-        else:
+        elif row["status"] == ExecutionStatus.QUEUED:
             result.ready = True
     result.accepted |= accepted
+
+
+def _cancel(
+    conn: Connection, dialect: Dialect, ended: Sequence[Settled], now: int, result: Stored
+) -> None:
+    """Finish what would run again, although somebody wants it to end; what is stale stays so."""
+    rows = [
+        {**_final_row(end, ExecutionStatus.CANCELLED.value), "reason": Reason.CANCELLED.value}
+        for end in sorted(ended, key=_by_id)
+    ]
+    _move(conn, dialect, rows, ended, now, result)
 
 
 def _again_row(end: Settled, strict: Mapping[str, bool], now: int) -> dict[str, Any]:
     outcome, claim = end.outcome, end.claim
     run_at = min(now + round(outcome.delay * MICROSECONDS), MAX_MICROS)
     keyed = claim.concurrency_key is not None
-    # A drained execution keeps its key, for it has not had its turn.
-    keeps = keyed and (outcome.verdict is Verdict.RELEASE or strict.get(claim.job_id, False))
+    # A drained execution keeps its key and its place, for it has not had its turn.
+    drained = outcome.verdict is Verdict.RELEASE
+    keeps = keyed and (drained or strict.get(claim.job_id, False))
     status, reason = ExecutionStatus.SCHEDULED, outcome.reason
+    wants_job = False
     if run_at <= now and keyed and not keeps:
         status, reason = ExecutionStatus.BLOCKED, Reason.CONCURRENCY_KEY
+    elif run_at <= now and claim.holds_job and not drained:
+        status, wants_job = ExecutionStatus.BLOCKED, True
     elif run_at <= now:
         status = ExecutionStatus.QUEUED
     return {
@@ -174,6 +206,8 @@ def _again_row(end: Settled, strict: Mapping[str, bool], now: int) -> dict[str, 
         "reason": None if reason is None else reason.value,
         "error": outcome.error,
         "holds_key": keeps,
+        "holds_job": claim.holds_job and drained,
+        "wants_job": wants_job,
     }
 
 
@@ -214,17 +248,23 @@ def _to_live(dialect: Dialect) -> TextClause:
         reason="text",
         error="text",
         holds_key="bool",
+        holds_job="bool",
+        wants_job="bool",
     )
     return text(
         f"""
         UPDATE netscript_executions
         SET status = r.status, run_at = coalesce(r.run_at, netscript_executions.run_at),
-            attempt = r.attempt, reason = r.reason,
-            error = r.error, holds_key = r.holds_key, worker_id = NULL,
+            attempt = r.attempt,
+            reason = CASE WHEN r.wants_job
+                     THEN {waits_for("netscript_executions.job_id")} ELSE r.reason END,
+            error = r.error, holds_key = r.holds_key, holds_job = r.holds_job,
+            wants_job = r.wants_job, worker_id = NULL,
             sort_at = CASE WHEN r.run_at IS NULL THEN netscript_executions.sort_at
                       ELSE r.run_at - priority * CAST(:step AS bigint) END
         FROM {source}
         WHERE {dialect.is_held("netscript_executions")}
+          AND NOT netscript_executions.cancel_requested
         RETURNING netscript_executions.id
         """
     )

@@ -7,6 +7,7 @@ runs in a process of its own, where guilt is certain.
 
 from __future__ import annotations
 
+import json
 from functools import cache
 
 from sqlalchemy import TextClause, text
@@ -20,27 +21,28 @@ from netscript_workers.domain import (
     Reason,
     Verdict,
 )
-from netscript_workers.store import admissions, changes, outcomes
+from netscript_workers.store import changes, entrance, outcomes
 from netscript_workers.store.dialects import CLAIMED_COLUMNS, Dialect
 from netscript_workers.store.engine import Store
 from netscript_workers.store.outcomes import Settled
 from netscript_workers.store.schema import CLAIM_TOKEN, attempts
+from netscript_workers.topics import Served
 
 
-def any_waiting(store: Store, jobs: str, topics: str | None) -> bool:
+def any_waiting(store: Store, jobs: str, topics: Served) -> bool:
     """Tell whether a suspect waits that a worker with these jobs and topics may run.
 
     Args:
         store: Where to look.
         jobs: The ids of the jobs it knows, as a JSON array.
-        topics: The topics it serves, as a JSON array; None for all.
+        topics: The topics it serves.
     """
     with store.read() as conn:
         found = conn.execute(_waiting(store.dialect), _asked(jobs, topics))
         return found.first() is not None
 
 
-def claim(store: Store, worker_id: str, jobs: str, topics: str | None) -> ClaimedExecution | None:
+def claim(store: Store, worker_id: str, jobs: str, topics: Served) -> ClaimedExecution | None:
     """Claim the most urgent suspect for a worker, if there is any."""
     dialect = store.dialect
     with store.begin() as conn:
@@ -61,16 +63,17 @@ def record_crash(store: Store, claim: ClaimedExecution, death: Death, worker_id:
     """Count that an execution killed its own process; past the budget it has failed for good.
 
     It leaves the attempt as it was. Within the budget the execution keeps its concurrency key and
-    runs again, alone.
+    its place among those of its job, and runs again, alone, unless somebody wants it to end.
     """
     dialect = store.dialect
     with store.begin() as conn:
         now = store.now(conn)
         bound = {"id": claim.id, "token": claim.token}
         counted = {**bound, "yes": True, "many": SUSPECT_AFTER}
-        crashes = conn.execute(_COUNT, counted).scalar_one_or_none()
-        if crashes is None:  # others have it
+        row = conn.execute(_COUNT, counted).one_or_none()
+        if row is None:  # others have it
             return
+        crashes = row.crashes
         record = {
             "execution_id": claim.id,
             "token": claim.token,
@@ -85,26 +88,34 @@ def record_crash(store: Store, claim: ClaimedExecution, death: Death, worker_id:
             "finished_at": now,
         }
         dialect.insert(conn, attempts, [record])
-        if crashes < CRASH_BUDGET:
+        if crashes < CRASH_BUDGET and not row.cancel_requested:
             conn.execute(_AGAIN, {**bound, "reason": Reason.ALONE.value})
             changes.record(conn, dialect, [(claim.id, "queued")], now)
             return
         stored = outcomes.settle(
             conn,
             dialect,
-            [Settled(claim, _guilty(claim, crashes, death))],
+            [Settled(claim, _last_outcome(claim, crashes, death))],
             strict={},
             worker_id=worker_id,
             now=now,
             window=0,
         )
         changed = list(stored.changed)
-        if stored.released:
-            changed += admissions.admit(conn, dialect, (), stored.released)
+        if stored.asked:
+            changed += entrance.let_in(conn, dialect, stored.asked, now).changed
         changes.record(conn, dialect, changed, now)
 
 
-def _guilty(claim: ClaimedExecution, crashes: int, death: Death) -> Outcome:
+def _last_outcome(claim: ClaimedExecution, crashes: int, death: Death) -> Outcome:
+    if crashes < CRASH_BUDGET:  # somebody wants it to end
+        return Outcome(
+            execution_id=claim.id,
+            token=claim.token,
+            verdict=Verdict.CANCEL,
+            reason=Reason.CANCELLED,
+            error=f"It killed its process: {death}.",
+        )
     return Outcome(
         execution_id=claim.id,
         token=claim.token,
@@ -114,9 +125,10 @@ def _guilty(claim: ClaimedExecution, crashes: int, death: Death) -> Outcome:
     )
 
 
-def _asked(jobs: str, topics: str | None) -> dict[str, object]:
+def _asked(jobs: str, topics: Served) -> dict[str, object]:
+    only, but = json.dumps(topics.only or ()), json.dumps(sorted(topics.but))
     asked: dict[str, object] = {"jobs": jobs, "many": SUSPECT_AFTER}
-    return {**asked, "topics": topics or "[]", "every": topics is None}
+    return {**asked, "topics": only, "every": topics.only is None, "but": but}
 
 
 def _suspects(dialect: Dialect) -> str:
@@ -126,6 +138,7 @@ def _suspects(dialect: Dialect) -> str:
         WHERE e.parked AND e.status = 'queued' AND e.losses >= :many
           AND e.job_id IN {dialect.members("jobs")}
           AND (CAST(:every AS boolean) OR e.topic IN {dialect.members("topics")})
+          AND e.topic NOT IN {dialect.members("but")}
           AND NOT EXISTS (SELECT 1 FROM netscript_topics t WHERE t.name = e.topic AND t.paused)
         """
 
@@ -157,7 +170,8 @@ _COUNT = text(
     UPDATE netscript_executions
     SET crashes = crashes + 1, parked = :yes,
         losses = CASE WHEN losses < :many THEN CAST(:many AS integer) ELSE losses END
-    WHERE id = :id AND token = :token AND status = 'running' RETURNING crashes
+    WHERE id = :id AND token = :token AND status = 'running'
+    RETURNING crashes, cancel_requested
     """
 )
 _AGAIN = text(

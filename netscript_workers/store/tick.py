@@ -16,13 +16,16 @@ from sqlalchemy.exc import DBAPIError
 
 from netscript_workers.domain import ClaimedExecution, Outcome, Reason, Verdict
 from netscript_workers.errors import NetscriptError
-from netscript_workers.store import admissions, changes, claims, outcomes, steps
+from netscript_workers.store import admissions, changes, claims, entrance, gates, outcomes, steps
 from netscript_workers.store.claims import Probe, TopicRotation
 from netscript_workers.store.engine import Store
+from netscript_workers.store.entrance import Asked
 from netscript_workers.store.idempotency import DEFAULT_WINDOW
 from netscript_workers.store.marks import Marks
 from netscript_workers.store.outcomes import Settled
+from netscript_workers.store.rations import ration
 from netscript_workers.store.steps import FinishedStep, LogLine, Progress
+from netscript_workers.topics import Places, Served
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +43,7 @@ class Work:
         progress: How far running executions are.
         logs: Lines that handlers logged.
         slots: How many executions could be started now.
+        places: How many of each topic, where topics have limits or slots of their own.
         lanes: Where some jobs have fewer: ids of jobs, as a JSON array, and how many of them.
         look: Look for new notes and due executions, because somebody rang or time has passed.
         found: What a look has found just now, so that none is needed.
@@ -50,6 +54,7 @@ class Work:
     progress: list[Progress] = field(default_factory=list[Progress])
     logs: list[LogLine] = field(default_factory=list[LogLine])
     slots: int = 0
+    places: Places | None = None
     lanes: Sequence[tuple[str, int]] = ()
     look: bool = False
     found: Probe | None = None
@@ -73,6 +78,9 @@ class Done:
         full: Every slot was filled, so there may be more.
         others: Something became ready that this worker may have no slot for.
         more: There are notes left to look at.
+        rationed: A topic's rate may have kept ready executions from being claimed.
+        passed_over: There was something ready that could have been started, and nothing was
+            claimed.
     """
 
     claimed: list[ClaimedExecution] = field(default_factory=list[ClaimedExecution])
@@ -83,6 +91,8 @@ class Done:
     full: bool = False
     others: bool = False
     more: bool = False
+    rationed: bool = False
+    passed_over: bool = False
 
 
 class Ticker:
@@ -94,7 +104,7 @@ class Ticker:
         *,
         worker_id: str,
         jobs: Mapping[str, bool],
-        topics: Sequence[str] | None = None,
+        topics: Sequence[str] | Served | None = None,
         window: int = DEFAULT_WINDOW,
     ) -> None:
         """Prepare for a worker.
@@ -111,11 +121,14 @@ class Ticker:
         self._worker_id = worker_id
         self._strict = jobs
         self._jobs = json.dumps(sorted(jobs))
-        self._rotation = TopicRotation(topics)
+        self._served = topics if isinstance(topics, Served) else Served(_only(topics))
+        self._rotation = TopicRotation(self._served)
         self._window = window
         self._topics: list[str] = []
         self._topics_read = float("-inf")
         self._next_due: int | None = 0
+        self._next_look: int | None = None
+        self._next_ration: int | None = None
 
     def run(self, work: Work) -> Done:
         """Do one tick.
@@ -135,26 +148,31 @@ class Ticker:
         with self._store.begin() as conn:
             now = self._store.now(conn)
             changed: list[tuple[str, str]] = []
-            keys: set[str] = set()
             self._save_notes(conn, work, done, now)
             stored = self._settle(conn, work.ended, done, now)
             changed += stored.changed
-            keys |= stored.noted
+            asked = stored.asked
             if work.look and (work.found is None or work.found.notes):
                 notes = admissions.take_notes(conn, self._store.dialect)
                 done.more = notes.more
-                keys |= notes.keys
-            keys |= self._promote(conn, work, changed, now, done)
-            if keys or stored.released:
-                changed += admissions.admit(conn, self._store.dialect, keys, stored.released)
+                asked.keys |= notes.keys
+                asked.jobs |= notes.jobs
+            self._promote(conn, work, asked, changed, now, done)
+            if asked:
+                self._let_in(conn, asked, changed, now, done)
             made_ready = stored.ready or any(status == "queued" for _, status in changed)
-            done.claimed = self._claim(conn, work, fresh=work.look or made_ready)
+            self._claim(conn, work, done, fresh=work.look or made_ready)
+            done.passed_over = not done.claimed and self._could_claim(work)
             changed += [(claim.id, "running") for claim in done.claimed]
             changes.record(conn, self._store.dialect, list(dict(changed).items()), now)
-        if self._next_due is not None:
-            done.next_in = max(0.0, (self._next_due - now) / 1e6)
+            times = (self._next_due, self._next_look, self._next_ration)
+            dues = [at for at in times if at is not None]
+            if dues:
+                done.next_in = max(0.0, (min(dues) - self._store.now(conn)) / 1e6)
         done.full = len(done.claimed) >= work.slots
-        done.others |= made_ready and (done.full or bool(work.lanes))
+        # Some of it may be of topics or jobs for which there is no place here.
+        partly = bool(work.lanes) or work.places is not None or not self._served.is_all
+        done.others |= (made_ready or done.more) and (done.full or partly)
         return done
 
     def _save_notes(self, conn: Connection, work: Work, done: Done, now: int) -> None:
@@ -190,50 +208,85 @@ class Ticker:
         self,
         conn: Connection,
         work: Work,
+        asked: Asked,
         changed: list[tuple[str, str]],
         now: int,
         done: Done,
-    ) -> set[str]:
+    ) -> None:
         """Make ready what is due, and learn when the next one is."""
-        if work.look:
-            found = work.found
-            self._next_due = claims.next_due(conn) if found is None else found.next_due
+        if work.look and work.found is not None:
+            self._next_due, self._next_look = work.found.next_due, work.found.next_look
+        elif work.look:
+            self._next_due, self._next_look = claims.next_due(conn)
+        if self._next_look is not None and self._next_look <= now:
+            asked.jobs |= gates.due(conn, now)
+            self._next_look = None
         if self._next_due is None or self._next_due > now:
-            return set()
-        promoted, keys, count = claims.promote(conn, self._store.dialect, now)
-        changed += promoted
-        self._next_due = claims.next_due(conn)
-        if count == claims.PROMOTED_AT_A_TIME:
+            return
+        promoted = claims.promote(conn, self._store.dialect, now)
+        changed += promoted.changed
+        asked.keys |= promoted.keys
+        asked.jobs |= promoted.jobs
+        self._next_due, self._next_look = claims.next_due(conn)
+        if len(promoted.changed) == claims.PROMOTED_AT_A_TIME:
             done.others = True
-        return keys
 
-    def _claim(self, conn: Connection, work: Work, *, fresh: bool) -> list[ClaimedExecution]:
+    def _let_in(
+        self,
+        conn: Connection,
+        asked: Asked,
+        changed: list[tuple[str, str]],
+        now: int,
+        done: Done,
+    ) -> None:
+        found = entrance.let_in(conn, self._store.dialect, asked, now)
+        changed += found.changed
+        done.more |= found.more
+        if found.look_at is not None:
+            self._next_look = min(found.look_at, self._next_look or found.look_at)
+
+    def _claim(self, conn: Connection, work: Work, done: Done, *, fresh: bool) -> None:
+        self._next_ration = None
         if work.slots <= 0:
-            return []
+            return
         clock = time.monotonic()
         if fresh or not self._topics or clock - self._topics_read > _TOPICS_SECONDS:
             self._topics = self._rotation.next_order(conn, self._store.dialect, self.marks)
             self._topics_read = clock
-        if work.lanes:
-            claimed: list[ClaimedExecution] = []
-            for jobs, slots in work.lanes:
-                free = min(slots, work.slots - len(claimed))
-                claimed += self._claim_some(conn, jobs, free)
-            return claimed
-        return self._claim_some(conn, self._jobs, work.slots)
+        # Not the tick's beginning: what was enqueued since then can't have started before.
+        now = self._store.now(conn)
+        # What the lanes share. A tick that is rolled back leaves the work's own as they were.
+        places = Places(work.slots) if work.places is None else work.places.copy()
+        rated = {topic for topic in self._rotation.rated if places.of(topic) > 0}
+        rations = ration(conn, self._store.dialect, rated, now) if rated else None
+        for jobs, slots in work.lanes or ((self._jobs, work.slots),):
+            claimed = claims.claim(
+                conn,
+                self._store.dialect,
+                worker_id=self._worker_id,
+                jobs=jobs,
+                topics=self._topics,
+                slots=min(slots, work.slots - len(done.claimed)),
+                now=now,
+                marks=self.marks,
+                rations=rations,
+                places=places,
+            )
+            done.claimed += claimed
+            if rations is not None:
+                rations.spend(conn, self._store.dialect, claimed)
+        self._next_ration = None if rations is None else rations.next_at()
+        if rations is not None:
+            done.rationed = self._next_ration is not None
+            if rations.missed:  # perhaps it has no rate any more
+                self._topics_read = float("-inf")
 
-    def _claim_some(self, conn: Connection, jobs: str, slots: int) -> list[ClaimedExecution]:
-        return claims.claim(
-            conn,
-            self._store.dialect,
-            worker_id=self._worker_id,
-            jobs=jobs,
-            topics=self._topics,
-            slots=slots,
-            # Not the tick's beginning: what was enqueued since then can't have started before.
-            now=self._store.now(conn),
-            marks=self.marks,
-        )
+    def _could_claim(self, work: Work) -> bool:
+        """Tell whether anything was ready in a topic for which there was a place."""
+        if work.slots <= 0 or not all(slots > 0 for _, slots in work.lanes):
+            return False
+        places = work.places
+        return any(places is None or places.of(topic) > 0 for topic in self._topics)
 
     def _one_by_one(self, work: Work) -> Done:
         """Store each item by itself, so that the one that can't be stored fails alone."""
@@ -249,7 +302,8 @@ class Ticker:
             if failed is not None:
                 refusal = end._replace(outcome=_refused(end.outcome, failed))
                 total.stale |= self._commit(Work(ended=[refusal])).stale
-        return self._merge(total, self._commit(Work(slots=work.slots, lanes=work.lanes, look=True)))
+        rest = Work(slots=work.slots, places=work.places, lanes=work.lanes, look=True)
+        return self._merge(total, self._commit(rest))
 
     def _try(self, work: Work, execution_id: str, total: Done) -> str | None:
         try:
@@ -273,7 +327,13 @@ class Ticker:
         total.next_in, total.full = done.next_in, done.full
         total.others |= done.others
         total.more |= done.more
+        total.passed_over = done.passed_over
+        total.rationed |= done.rationed
         return total
+
+
+def _only(topics: Sequence[str] | None) -> tuple[str, ...] | None:
+    return None if topics is None else tuple(topics)
 
 
 def _refused(outcome: Outcome, reason: str) -> Outcome:

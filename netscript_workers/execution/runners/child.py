@@ -70,7 +70,7 @@ def main(parent: int, descriptor: int, lifeline: int, permits: int) -> NoReturn:
         logging.getLogger(__name__).error("no job can run here: %s", error)  # noqa: TRY400 - the sentence says it
         leave(1)
     spare_what_stays()
-    Desk(jobs, line, permits).serve()
+    Desk(jobs, line, permits, keep_logs=setup["keep_logs"]).serve()
 
 
 class Line:
@@ -150,8 +150,18 @@ class Line:
 class Desk:
     """Takes orders one after the other and has them run."""
 
-    def __init__(self, jobs: Jobs, line: Line, permits: int) -> None:
-        """Run these jobs for whoever is on the line, each order with a byte of these permits."""
+    def __init__(
+        self, jobs: Jobs, line: Line, permits: int, *, keep_logs: int = logging.INFO
+    ) -> None:
+        """Prepare.
+
+        Args:
+            jobs: To be run.
+            line: For whom.
+            permits: The end of a pipe that holds a byte for each order.
+            keep_logs: Log lines from this level on are sent.
+        """
+        self._keep_logs = keep_logs
         self._jobs = jobs
         self._line = line
         self._permits = permits
@@ -181,7 +191,14 @@ class Desk:
     def _make_runner(self, threads: Executor) -> InProcessRunner:
         journal = _Journal(self._line)
         catalog = _Catalog(self._jobs, self._line, self._key)
-        return InProcessRunner(self._jobs, journal, self._end, threads=threads, catalog=catalog)
+        return InProcessRunner(
+            self._jobs,
+            journal,
+            self._end,
+            threads=threads,
+            catalog=catalog,
+            keep_logs=self._keep_logs,
+        )
 
     def _key(self) -> str:
         return "" if self._current is None else wire.key_of(self._current)

@@ -40,12 +40,14 @@ class Nursery:
         jobs_dir: Where its jobs are.
         lifeline: The descriptor of the worker's lifeline, which it inherits.
         guard: Ends what it has started, should the worker die first.
+        keep_logs: The lowest level of log lines that are kept with executions.
     """
 
     project: Path
     jobs_dir: str
     lifeline: int
     guard: Guard
+    keep_logs: int = logging.INFO
 
 
 class Child:
@@ -124,7 +126,7 @@ class Child:
             return
         level = logging.getLogger().getEffectiveLevel()
         setup = {"project": str(nursery.project), "jobs_dir": nursery.jobs_dir}
-        self.tell({"t": "setup", **setup, "log_level": level})
+        self.tell({"t": "setup", **setup, "log_level": level, "keep_logs": nursery.keep_logs})
 
     def tell(self, message: Message) -> None:
         """Say something; what it can't take yet waits here. To the dead nothing is said.
