@@ -77,8 +77,8 @@ def ahead(at: Running) -> int:
 
 def put_all(store: Store, first: str, payload: str, others: int, path: Path) -> list[str]:
     """Store one, and others behind it, in one commit: the worker claims them together."""
-    behind = [new_execution("quick", f'{{"path": "{path}"}}') for _ in range(others)]
-    given = [new_execution(first, payload), *behind]
+    given = [new_execution(first, payload)]
+    given += [new_execution("quick", f'{{"path": "{path}"}}') for _ in range(others)]
     put(store, *given)
     return [one.id for one in given]
 

@@ -153,9 +153,13 @@ class Desk:
     def __init__(
         self, jobs: Jobs, line: Line, permits: int, *, keep_logs: int = logging.INFO
     ) -> None:
-        """Run these jobs for whoever is on the line, each order with a byte of these permits.
+        """Prepare.
 
-        Log lines from the level `keep_logs` on are sent.
+        Args:
+            jobs: To be run.
+            line: For whom.
+            permits: The end of a pipe that holds a byte for each order.
+            keep_logs: Log lines from this level on are sent.
         """
         self._keep_logs = keep_logs
         self._jobs = jobs

@@ -171,6 +171,7 @@ class PoolRunner(ProcessRunner):
         self._balance()
 
     def _done(self, attempt: Attempt, child: Child) -> None:
+        self._children[child].popleft()
         child.runs += 1
         now = self._time()
         self._seats.took(now - attempt.since)

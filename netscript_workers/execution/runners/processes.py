@@ -335,7 +335,6 @@ class ProcessRunner(ABC):
                 if attempt.limit is not None:
                     attempt.limit.cancel()
                 if attempt.ending is None and not child.is_dead:
-                    self._children[child].popleft()
                     self._done(attempt, child)
                 else:
                     child.kill()  # and with it whatever it has started; then this is over
