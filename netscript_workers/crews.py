@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,8 @@ class Crew:
         runners: dict[RuntimeName, Runner] = {name: self._make(name, slots[name]) for name in used}
         if used == [options.runtime]:  # else each runtime has slots of its own
             self._runner = runners[options.runtime]
+            if isinstance(self._runner, PoolRunner):
+                pump.ahead = partial(getattr, self._runner, "ahead")
         else:
             self._runner = MixedRunner(runners, runtimes)
             pump.lanes = Lanes(runtimes, slots)

@@ -58,6 +58,8 @@ class Pump:
     cancel: Callable[[str], None]
     isolation: Isolation | None = None
     lanes: Lanes | None = None
+    # How many more than it runs at a time it may have claimed; asked by the tick's thread.
+    ahead: Callable[[], int] = staticmethod(lambda: 0)
 
     def __init__(
         self,
@@ -325,6 +327,8 @@ class Pump:
         free -= self._claim_alone(free, places)
         if places is not None:
             free, work.places = places.total, places
+        else:  # what waits in a pool has its topic's place already, so bounds leave none ahead
+            free = max(free + self.ahead(), 0)
         work.slots = free if self._claiming else 0
         if self.lanes is not None:
             work.lanes = self.lanes.shares(work.slots, running)
