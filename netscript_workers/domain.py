@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import signal as signals
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 ExecutionKind: TypeAlias = Literal["job", "task"]
+
+IdempotencyMode: TypeAlias = Literal["once", "while_pending", "replace", "rerun_if_running"]
+IDEMPOTENCY_MODES: tuple[IdempotencyMode, ...] = (
+    "once",
+    "while_pending",
+    "replace",
+    "rerun_if_running",
+)
 
 RuntimeName: TypeAlias = Literal["in-process", "worker-process", "subprocess", "web-worker"]
 WORKER_RUNTIMES: tuple[RuntimeName, ...] = ("in-process", "worker-process", "subprocess")
@@ -85,6 +94,9 @@ class NewExecution:
         fingerprint: SHA-256 over the payload as given, in hex.
         limited: Its job has a limit, so it passes the job's gate before it is queued.
         batch_id: The batch that it belongs to.
+        idempotency: What becomes of it where its idempotency key stands for an earlier one.
+        max_wait: In microseconds since the earliest of those that it replaces was stored: it is
+            due by then, whatever `delay` and `run_at` say.
     """
 
     id: str
@@ -108,6 +120,34 @@ class NewExecution:
     retried_from: str | None = None
     limited: bool = False
     batch_id: str | None = None
+    idempotency: IdempotencyMode = "once"
+    max_wait: int | None = None
+
+
+def load_execution(told: Mapping[str, Any]) -> NewExecution:
+    """Read an execution that `dataclasses.asdict` has written."""
+    return NewExecution(**{**told, "triggered_by": TriggeredBy(told["triggered_by"])})
+
+
+@dataclass(slots=True, kw_only=True)
+class NewBatch:
+    """A batch that is about to be stored with its executions; nobody changes it.
+
+    Attributes:
+        id: What its executions name as their `batch_id`.
+        callback: Is stored once they are all final.
+    """
+
+    id: str
+    callback: NewExecution | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class NewWork:
+    """What actions come to: executions, and the batches that some of them belong to."""
+
+    executions: tuple[NewExecution, ...] = ()
+    batches: tuple[NewBatch, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +247,7 @@ class Outcome:
         error: One line for people.
         detail: The traceback, for the record of the attempt.
         actions: Executions to store in the same transaction, for `complete`.
+        batches: The batches that some of these belong to.
     """
 
     execution_id: str
@@ -219,3 +260,4 @@ class Outcome:
     detail: str | None = None
     delay: float = 0.0
     actions: tuple[NewExecution, ...] = field(default=())
+    batches: tuple[NewBatch, ...] = field(default=())

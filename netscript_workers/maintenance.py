@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from netscript_workers.store import admissions, leases, lifelines, parking
+from netscript_workers.store import admissions, batches, leases, lifelines, parking
 from netscript_workers.store.engine import Store
 from netscript_workers.store.retention import CHUNK, Retention, prune
 from netscript_workers.store.wal import Wal
@@ -63,7 +63,7 @@ class Maintenance:
         self._find_suspects = find_suspects
         self._stopped = threading.Event()
         self._strangers = strangers
-        self._swept_to = ""
+        self._swept_to = self._counted_to = ""
         self._wal = Wal(store) if store.is_sqlite else None
         self._thread = threading.Thread(target=self._run, name="netscript-maintenance", daemon=True)
 
@@ -130,17 +130,21 @@ class Maintenance:
         return bool(rescued)
 
     def sweep(self) -> bool:
-        """Repair a stretch of concurrency keys; tell whether there was anything to repair."""
+        """Repair a stretch of keys and batches; tell whether there was anything to repair."""
         with self._store.begin() as conn:
             if not self._store.dialect.try_lock(conn, "sweep"):
                 return False
             now = self._store.now(conn)
             found = admissions.sweep(conn, self._store.dialect, self._swept_to, now)
             repaired, self._swept_to = found
+            drifted, self._counted_to = batches.sweep(conn, self._store.dialect, self._counted_to)
         if repaired:
             logger.warning("repaired %d concurrency slots that had drifted", repaired)
+        if drifted:
+            logger.warning("had %d batches counted again that had drifted", drifted)
+        if repaired or drifted:
             self._on_rescued()
-        return bool(repaired)
+        return bool(repaired or drifted)
 
     def park(self) -> bool:
         """Put aside executions of jobs that no worker knows, bring back those that one knows."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -13,6 +13,7 @@ from netscript_triggers.cli.output import AsJson, ProjectDir, load_settings, pri
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from netscript_workers.domain import IdempotencyMode
     from netscript_workers.jobs import JobDefinition
     from netscript_workers.records import ExecutionRecord
     from netscript_workers.store.engine import Store
@@ -85,6 +86,17 @@ def trigger(
     concurrency_key: Annotated[str | None, typer.Option(show_default=False)] = None,
     priority: Annotated[int | None, typer.Option(show_default=False)] = None,
     delay: Annotated[float | None, typer.Option(help="Seconds.", show_default=False)] = None,
+    idempotency: Annotated[
+        str,
+        typer.Option(
+            help="What becomes of a second one with the same key: once, while_pending, replace or "
+            "rerun_if_running."
+        ),
+    ] = "once",
+    max_wait: Annotated[
+        float | None,
+        typer.Option(help="Seconds that replacing can put it off, at most.", show_default=False),
+    ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for the result; exit 1 if it failed.")
     ] = False,
@@ -109,6 +121,8 @@ def trigger(
         concurrency_key=concurrency_key,
         priority=priority,
         delay=delay,
+        idempotency=cast("IdempotencyMode", idempotency),  # it is checked like any value
+        max_wait=max_wait,
     )
     jobs = discover_jobs(settings.project_dir, settings.jobs_dir)
     store = open_store(settings)

@@ -19,6 +19,7 @@ from netscript_workers.domain import (
     Reason,
     Verdict,
 )
+from netscript_workers.store import batches
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.outbox import PRIORITY_STEP, Submission, store
 from netscript_workers.store.schema import attempts
@@ -48,6 +49,7 @@ class Stored:
         noted: The concurrency keys of their actions.
         next_due: When the earliest of those that wait is due.
         ready: Whether any of them, or of their actions, can run at once.
+        counted: Whether a batch has a note that one of its executions is final.
     """
 
     accepted: set[str] = field(default_factory=set[str])
@@ -56,6 +58,7 @@ class Stored:
     noted: set[str] = field(default_factory=set[str])
     next_due: int | None = None
     ready: bool = False
+    counted: bool = False
 
 
 def settle(
@@ -93,8 +96,10 @@ def settle(
     accepted = [end for end in ended if end.claim.id in result.accepted]
     _record_attempts(conn, dialect, accepted, worker_id, now)
     actions = tuple(new for end in accepted for new in end.outcome.actions)
-    if actions:
-        store(conn, dialect, [Submission(executions=actions)], now=now, window=window)
+    groups = tuple(batch for end in accepted for batch in end.outcome.batches)
+    if actions or groups:
+        work = Submission(executions=actions, batches=groups)
+        store(conn, dialect, [work], now=now, window=window)
         result.noted = {key for new in actions if (key := new.concurrency_key) is not None}
         result.ready = True
     return result
@@ -111,6 +116,13 @@ def _finish(
             result.changed.append((claim.id, _FINAL[end.outcome.verdict]))
             if claim.concurrency_key is not None:
                 result.released[claim.concurrency_key] += 1
+    members = [
+        (end.claim.batch_id, end.claim.id, _FINAL[end.outcome.verdict])
+        for end in ended
+        if end.claim.batch_id is not None and end.claim.id in accepted
+    ]
+    if members:
+        result.counted = batches.record_done(conn, dialect, members)
     result.accepted |= accepted
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, TextClause, text
 
 from netscript_workers.errors import ExecutionNotFoundError, StateError
 from netscript_workers.ids import is_id
-from netscript_workers.store import changes
+from netscript_workers.store import batches, changes
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.engine import Store
 from netscript_workers.store.outbox import PRIORITY_STEP
@@ -55,6 +55,8 @@ def retry(store: Store, execution_id: str) -> None:
             },
         )
         conn.execute(_DELETE, {"id": execution_id})
+        if row.batch_id is not None:
+            batches.take_back(conn, store.dialect, [execution_id])
         if keyed:
             store.dialect.insert(conn, admissions, [{"key": row.concurrency_key}])
         changes.record(conn, store.dialect, [(execution_id, status)], now)
@@ -98,7 +100,7 @@ def _find(dialect: Dialect) -> TextClause:
     lock = f"{dialect.for_update} OF h" if dialect.for_update else ""
     return text(
         f"""
-        SELECT h.status, h.attempt, h.concurrency_key, coalesce(
+        SELECT h.status, h.attempt, h.concurrency_key, h.batch_id, coalesce(
             (SELECT d.max_attempts FROM netscript_job_definitions d WHERE d.id = h.job_id),
             h.max_attempts) AS policy_attempts
         FROM netscript_execution_history h WHERE h.id = :id {lock}

@@ -14,17 +14,21 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from netscript_workers.clock import MICROSECONDS
 from netscript_workers.domain import ClaimedExecution, Outcome, Reason, Verdict
 from netscript_workers.errors import NetscriptError
-from netscript_workers.store import admissions, changes, claims, outcomes, steps
+from netscript_workers.store import admissions, batches, changes, claims, outbox, outcomes, steps
 from netscript_workers.store.claims import Probe, TopicRotation
 from netscript_workers.store.engine import Store
 from netscript_workers.store.idempotency import DEFAULT_WINDOW
+from netscript_workers.store.outbox import Submission
 from netscript_workers.store.outcomes import Settled
 from netscript_workers.store.steps import FinishedStep, LogLine, Progress
 
 logger = logging.getLogger(__name__)
 
+# Somebody else's transaction holds what is due; it is looked at again this soon.
+_HELD_SECONDS = 0.1
 # Topics with ready executions are looked up again this often while every claim is full.
 _TOPICS_SECONDS = 0.1
 
@@ -138,10 +142,13 @@ class Ticker:
             stored = self._settle(conn, work.ended, done, now)
             changed += stored.changed
             keys |= stored.noted
+            done.more = stored.counted
             if work.look and (work.found is None or work.found.notes):
                 notes = admissions.take_notes(conn, self._store.dialect)
-                done.more = notes.more
+                done.more |= notes.more
                 keys |= notes.keys
+                if notes.batches:
+                    keys |= self._complete(conn, notes.batches, stored, now)
             keys |= self._promote(conn, work, changed, now, done)
             if keys or stored.released:
                 changed += admissions.admit(conn, self._store.dialect, keys, stored.released)
@@ -184,6 +191,17 @@ class Ticker:
             self._next_due = min(stored.next_due, self._next_due or stored.next_due)
         return stored
 
+    def _complete(
+        self, conn: Connection, added: Mapping[str, int], stored: outcomes.Stored, now: int
+    ) -> set[str]:
+        """Store the callbacks of batches that are complete; return their concurrency keys."""
+        callbacks = tuple(batches.count(conn, self._store.dialect, added, now))
+        if callbacks:
+            work = Submission(executions=callbacks)
+            outbox.store(conn, self._store.dialect, [work], now=now, window=self._window)
+            stored.ready = True
+        return {key for one in callbacks if (key := one.concurrency_key) is not None}
+
     def _promote(
         self,
         conn: Connection,
@@ -203,6 +221,8 @@ class Ticker:
         self._next_due = claims.next_due(conn)
         if count == claims.PROMOTED_AT_A_TIME:
             done.others = True
+        elif self._next_due is not None and self._next_due <= now:
+            self._next_due = now + round(_HELD_SECONDS * MICROSECONDS)
         return keys
 
     def _claim(self, conn: Connection, work: Work, *, fresh: bool) -> list[ClaimedExecution]:

@@ -20,11 +20,11 @@ from netscript_workers import errors
 from netscript_workers.actions import PreparedJob
 from netscript_workers.domain import (
     ClaimedExecution,
-    NewExecution,
+    NewBatch,
     Outcome,
     Reason,
-    TriggeredBy,
     Verdict,
+    load_execution,
 )
 from netscript_workers.errors import NetscriptError, PayloadInvalidError
 
@@ -126,7 +126,8 @@ def load_outcome(claim: ClaimedExecution, told: Message) -> Outcome:
             "verdict": Verdict(told["verdict"]),
             "reason": _reason(told["reason"]),
             "failure": _reason(told["failure"]),
-            "actions": tuple(_action(one) for one in told["actions"]),
+            "actions": tuple(load_execution(one) for one in told["actions"]),
+            "batches": tuple(_batch(one) for one in told["batches"]),
         }
         return Outcome(**facts)
     except (KeyError, TypeError, ValueError) as error:
@@ -137,9 +138,9 @@ def _reason(told: str | None) -> Reason | None:
     return None if told is None else Reason(told)
 
 
-def _action(told: Message) -> NewExecution:
-    facts: Message = {**told, "triggered_by": TriggeredBy(told["triggered_by"])}
-    return NewExecution(**facts)
+def _batch(told: Message) -> NewBatch:
+    callback = told["callback"]
+    return NewBatch(id=told["id"], callback=None if callback is None else load_execution(callback))
 
 
 def dump_prepared(job: PreparedJob) -> Message:
