@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from netscript_workers.actions import Cause, EnqueueJob, JobCatalog, resolve
 from netscript_workers.domain import NewBatch, NewExecution, NewWork, TriggeredBy
@@ -12,6 +12,18 @@ from netscript_workers.errors import ConfigurationError
 from netscript_workers.ids import new_id
 
 MAX_ACTIONS = 10_000
+
+
+class JobAction(Protocol):
+    """An `enqueue_job(...)` action of any job.
+
+    Not `EnqueueJob[Any]`: in its place a type checker would take any payload for any job.
+    """
+
+    @property
+    def job_id(self) -> str:
+        """The id of the job."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +39,7 @@ Action: TypeAlias = EnqueueJob[Any] | EnqueueBatch
 
 
 def enqueue_batch(
-    actions: Iterable[EnqueueJob[Any]], on_complete: EnqueueJob[Any] | None = None
+    actions: Iterable[JobAction], on_complete: JobAction | None = None
 ) -> EnqueueBatch:
     """Ask for jobs to be run, and for one more when all of them are final, however they ended.
 
@@ -43,31 +55,31 @@ def enqueue_batch(
     Raises:
         ConfigurationError: A value can't be meant.
     """
-    given = tuple(actions)
-    for action in given:
-        _check_job(action, "enqueue_batch")
+    given = tuple(_job_of(action, "enqueue_batch") for action in actions)
     if len(given) > MAX_ACTIONS:
         raise ConfigurationError(
             f"enqueue_batch takes {MAX_ACTIONS:,} actions at most, not {len(given):,}.",
             hint="Make several batches.",
         )
-    if on_complete is not None:
-        _check_job(on_complete, "enqueue_batch(on_complete=...)")
-        if on_complete.idempotency_key is not None:
-            raise ConfigurationError(
-                "enqueue_batch(on_complete=...) runs once by itself.",
-                hint="Leave its idempotency_key out.",
-            )
-    return EnqueueBatch(actions=given, on_complete=on_complete)
+    if on_complete is None:
+        return EnqueueBatch(actions=given, on_complete=None)
+    last = _job_of(on_complete, "enqueue_batch(on_complete=...)")
+    if last.idempotency_key is not None:
+        raise ConfigurationError(
+            "enqueue_batch(on_complete=...) runs once by itself.",
+            hint="Leave its idempotency_key out.",
+        )
+    return EnqueueBatch(actions=given, on_complete=last)
 
 
-def _check_job(action: object, where: str) -> None:
+def _job_of(action: object, where: str) -> EnqueueJob[Any]:
     if isinstance(action, EnqueueBatch):
         raise ConfigurationError(f"{where}: a batch can't be part of a batch.")
     if not isinstance(action, EnqueueJob):
         raise ConfigurationError(
             f"{where}: a {type(action).__name__} is no action.", hint="Make it with enqueue_job()."
         )
+    return action  # pyright: ignore[reportUnknownVariableType] - of whatever payload
 
 
 def names_a_job(action: Action) -> bool:

@@ -13,7 +13,6 @@ from netscript_workers.store.verify import verify
 from tests.kit import detail, put
 
 MODES = ["while_pending", "replace", "rerun_if_running"]
-DUE = "SELECT run_at FROM netscript_executions WHERE id = :id"
 
 
 @job(id="a")

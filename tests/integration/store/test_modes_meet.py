@@ -47,7 +47,7 @@ def test_two_enqueuers_at_the_same_instant_take_a_finished_ones_key_over_once(
         for n in range(8):
             arrive(store, again(mode, n))
             hand.end(hand.claim_one())
-            told = list(pool.map(lambda _, n=n: arrive(store, again(mode, n))[0], range(3)))  # type: ignore[misc]
+            told = list(pool.map(lambda _, n=n: arrive(store, again(mode, n))[0], range(3)))
             assert len({one.execution_id for one in told}) == 1
             assert [one.duplicate for one in told].count(False) == 1
             hand.end(hand.claim_one())
@@ -118,10 +118,11 @@ def test_a_user_who_holds_one_that_waits_stalls_no_tick_and_it_runs_afterwards(
     store, hand_store = Store(postgres_url), Store(postgres_url, patience=3)
     engine = create_engine(make_url(postgres_url).set(drivername="postgresql+psycopg"))
     hand = Hand(hand_store)
-    options: dict[str, Any] = {
+    known: dict[str, dict[str, Any]] = {
         "scheduled": {"delay": 0.2},
         "blocked": {"concurrency_key": "c"},
-    }.get(waits, {})
+    }
+    options = known.get(waits, {})
     (first,) = arrive(store, again("once", **options))
     (other,) = arrive(store, enqueue_job(a, {}, **options))
     assert status(store, first.execution_id) == waits
