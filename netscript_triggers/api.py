@@ -12,7 +12,7 @@ from netscript_triggers.events import EventStatus
 from netscript_triggers.records import EventDetail
 from netscript_triggers.store import queries
 from netscript_workers.api.answers import Answer
-from netscript_workers.api.routes import Given, Limit, Offset, Text
+from netscript_workers.api.services import Given, Limit, Offset, Text
 from netscript_workers.errors import TriggerNotFoundError
 from netscript_workers.records import plain
 

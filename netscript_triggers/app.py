@@ -21,7 +21,7 @@ from netscript_triggers.processor import Processor
 from netscript_triggers.registry import by_path, discover_triggers
 from netscript_workers import __version__
 from netscript_workers.api.app import create_app
-from netscript_workers.api.routes import Services
+from netscript_workers.api.services import Services
 from netscript_workers.app import HOUR, open_store
 from netscript_workers.errors import ConfigurationError
 from netscript_workers.memory import spare_what_stays

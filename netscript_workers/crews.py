@@ -83,6 +83,7 @@ class Crew:
             self.isolation.runner = self._make_subprocesses(self.isolation.ended)
             self._all.append(self.isolation.runner)
         pump.runner = self._runner
+        pump.cancel = self.cancel
         pump.isolation = self.isolation
 
     @property

@@ -126,7 +126,8 @@ class NewExecution:
 
 def load_execution(told: Mapping[str, Any]) -> NewExecution:
     """Read an execution that `dataclasses.asdict` has written."""
-    return NewExecution(**{**told, "triggered_by": TriggeredBy(told["triggered_by"])})
+    facts: dict[str, Any] = {**told, "triggered_by": TriggeredBy(told["triggered_by"])}
+    return NewExecution(**facts)
 
 
 @dataclass(slots=True, kw_only=True)

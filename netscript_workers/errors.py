@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from netscript_workers.records import Explanation
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -225,6 +228,27 @@ class StoreBusyError(StoreUnavailableError):
     """
 
     code = "store-busy"
+
+
+class WaitTimeoutError(NetscriptError, TimeoutError):
+    """The time to wait for an execution's result is over, and it has not ended.
+
+    Attributes:
+        execution_id: The execution; it goes on.
+        explanation: What it does or waits for: a code, a sentence and facts.
+    """
+
+    code = "wait-timeout"
+    retryable = True
+
+    def __init__(self, seconds: float, explanation: Explanation) -> None:
+        """Take how long was waited, in seconds, and what the execution waits for."""
+        super().__init__(
+            f"Execution {explanation.execution_id} has not ended within {seconds:g} s.",
+            hint=explanation.sentence,
+        )
+        self.execution_id = explanation.execution_id
+        self.explanation = explanation
 
 
 class WorkerFencedError(NetscriptError):

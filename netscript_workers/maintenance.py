@@ -16,6 +16,7 @@ from netscript_workers.store import admissions, batches, leases, lifelines, park
 from netscript_workers.store.engine import Store
 from netscript_workers.store.retention import CHUNK, Retention, prune
 from netscript_workers.store.wal import Wal
+from netscript_workers.store.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ _SWEEP_SECONDS = 15.0
 _PRUNE_SECONDS = 60.0
 _PARK_SECONDS = 15.0
 _WAL_SECONDS = 5.0
+_WATCH_SECONDS = 10.0
 # A claim that found nothing where something was ready asks for a look; not more often than this.
 _PARK_AT_ONCE_SECONDS = 1.0
 
@@ -42,6 +44,7 @@ class Maintenance:
         strangers: threading.Event,
         on_rescued: Callable[[], None],
         find_suspects: Callable[[], bool] = lambda: False,
+        on_kept: Callable[[bool], None] = lambda _: None,
     ) -> None:
         """Prepare; `start()` starts the thread.
 
@@ -54,6 +57,7 @@ class Maintenance:
                 their jobs.
             on_rescued: Called when there is work again.
             find_suspects: Looks for executions that must run alone, and has them claimed.
+            on_kept: Called with whether somebody keeps an old snapshot, after each look.
         """
         self._store = store
         self._worker_id = worker_id
@@ -64,7 +68,9 @@ class Maintenance:
         self._stopped = threading.Event()
         self._strangers = strangers
         self._swept_to = self._counted_to = ""
+        self._on_kept = on_kept
         self._wal = Wal(store) if store.is_sqlite else None
+        self._watchdog = None if store.is_sqlite else Watchdog(store)
         self._thread = threading.Thread(target=self._run, name="netscript-maintenance", daemon=True)
 
     def start(self) -> None:
@@ -86,6 +92,7 @@ class Maintenance:
         sweep_at = now + _spread(_SWEEP_SECONDS)
         prune_at = now + _spread(_PRUNE_SECONDS)
         tend_at = now + _spread(_WAL_SECONDS)
+        watch_at = now + _spread(_WATCH_SECONDS)
         while True:
             now = time.monotonic()
             if now >= rescue_at or self._somebody_died():
@@ -106,6 +113,9 @@ class Maintenance:
             if now >= tend_at:
                 self._safely(self.tend)
                 tend_at = now + _spread(_WAL_SECONDS)
+            if now >= watch_at:
+                self._safely(self.watch)
+                watch_at = now + _spread(_WATCH_SECONDS)
             if self._stopped.wait(_LOOK_SECONDS):
                 return
 
@@ -158,6 +168,14 @@ class Maintenance:
     def tend(self) -> bool:
         """Keep SQLite's WAL short; tell whether somebody keeps it long."""
         return self._wal is not None and self._wal.tend()
+
+    def watch(self) -> bool:
+        """See who keeps PostgreSQL from cleaning up; tell whether somebody does for too long."""
+        if self._watchdog is None:
+            return False
+        is_wrong = self._watchdog.look()
+        self._on_kept(self._watchdog.is_kept)
+        return is_wrong
 
     def prune(self) -> bool:
         """Forget a chunk of old work; tell whether there is likely more."""

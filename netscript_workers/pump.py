@@ -8,11 +8,12 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from netscript_workers.cancels import Cancels
 from netscript_workers.domain import ClaimedExecution, Outcome, RuntimeName
 from netscript_workers.errors import ResultInvalidError
 from netscript_workers.execution.outcome import not_begun
@@ -89,6 +90,7 @@ class Pump:
     """One thread that ticks. It alone stores what ends here and claims what comes next."""
 
     runner: Runner
+    cancel: Callable[[str], None]
     isolation: Isolation | None = None
     lanes: Lanes | None = None
 
@@ -102,7 +104,7 @@ class Pump:
         bell: Bell,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        """Prepare; set `runner`, then `start()`.
+        """Prepare; set `runner` and `cancel`, which ends what runs, then `start()`.
 
         `strangers` is set when something was ready and nothing of it could be claimed.
         """
@@ -113,6 +115,7 @@ class Pump:
         self._bell = bell
         self._loop = loop
         self._waiter = Waiter(store, worker_id)
+        self._cancels = Cancels(store, worker_id)
         self._ticker = Ticker(
             store,
             worker_id=worker_id,
@@ -136,6 +139,10 @@ class Pump:
         self._thread = threading.Thread(target=self._run, name="netscript-tick", daemon=True)
 
     # From any thread.
+
+    def use_marks(self, wanted: bool) -> None:  # noqa: FBT001 - it is told what it is
+        """Claim from low-water marks on, as long as somebody keeps an old snapshot."""
+        self._ticker.marks.wanted = wanted
 
     def start(self) -> None:
         """Start ticking."""
@@ -239,11 +246,14 @@ class Pump:
                 give_up_at = min(give_up_at, time.monotonic() + _LAST_WORDS_SECONDS)
             else:
                 held, backoff, give_up_at = _Held(), _FIRST_BACKOFF, float("inf")
+                if self._running:
+                    wait = min(wait, self._cancels.next_in())
             if stopping and not (held.work.has_results and time.monotonic() < give_up_at):
                 self._waiter.close()
                 return
             if wait > 0 and self._waiter.wait(wait):
                 self._look = True
+                self._cancels.rung()
 
     def _collect(self, held: _Held) -> None:
         work = held.work
@@ -276,18 +286,22 @@ class Pump:
             work.lanes = self.lanes.shares(work.slots, self._running.keys() - ended)
             work.slots = min(work.slots, sum(slots for _, slots in work.lanes))
         # A hint may be lost, and who is busy waits for none.
-        overdue = time.monotonic() - self._looked_at > _POLL_SECONDS
+        marks = self._ticker.marks
+        overdue = time.monotonic() - self._looked_at > _POLL_SECONDS or marks.due_in <= 0
         work.look = (self._look or overdue) and work.slots > 0
         wait = _POLL_SECONDS * random.uniform(1.0, 1.2)  # noqa: S311 - spread, not secrecy
         ready = False
+        probes = work.look and not work.has_results  # which tells of cancels as well
+        self._heed_cancels(due=not probes and self._cancels.next_in() <= 0)
         if not work.has_results:
             if not work.look:
-                return wait
+                return min(wait, marks.due_in) if work.slots > 0 else wait
             found, due_in = self._probe()
             ready = found.ready
+            self._heed_cancels(due=found.cancels)
             self._has_looked()
             if not (found.ready or found.notes or due_in <= 0):
-                return min(wait, due_in)
+                return min(wait, due_in, marks.due_in)
             work.found = found
         elif work.look:
             self._has_looked()
@@ -304,11 +318,22 @@ class Pump:
         if self._claiming and not done.full and done.next_in is not None:
             wait = min(wait, done.next_in)
             self._look = self._look or done.next_in <= 0
+        if not done.full:
+            wait = max(min(wait, marks.due_in), 0.0)
         if done.more:
             # Behind the notes of one long queue stand those of keys that are free.
             self._look = True
             wait = wait if done.full else 0.0
         return wait
+
+    def _heed_cancels(self, *, due: bool) -> None:
+        """End what somebody wants to end."""
+        if not (due and self._running):
+            return
+        for execution_id in self._cancels.look(self._running):
+            logger.info("execution %s is to end: it was cancelled", execution_id)
+            # Behind the start of what was claimed before, before that of what comes next.
+            self._loop.call_soon_threadsafe(self.cancel, execution_id)
 
     def _has_looked(self) -> None:
         self._look, self._looked_at = False, time.monotonic()
@@ -330,8 +355,10 @@ class Pump:
         store = self._store
         with store.read() as conn:
             asked = time.monotonic()
-            found = claims.probe(conn, store.dialect)
+            found = claims.probe(conn, store.dialect, self._worker_id, self._ticker.marks)
             store.heard_clock(found.clock, asked=asked)
+            if not found.cancels:
+                self._cancels.has_looked()
             if found.next_due is None:
                 return found, float("inf")
             return found, (found.next_due - store.now(conn)) / 1e6

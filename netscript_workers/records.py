@@ -27,6 +27,7 @@ class ExecutionRecord:
         attempt: Failures so far plus one; of a finished execution, the last attempt.
         reason: How it ended, or why it waits.
         duration_ms: How long the last attempt took, or has taken so far.
+        cancel_requested: It runs, and its worker is to end it.
     """
 
     id: str
@@ -55,6 +56,7 @@ class ExecutionRecord:
     progress: ProgressRecord | None
     reason: str | None
     retried_from: str | None
+    cancel_requested: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +111,25 @@ class ExecutionDetail:
     attempts: tuple[AttemptRecord, ...]
     steps: tuple[StepRecord, ...]
     logs: tuple[LogRecord, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """What an execution does, what it waits for, or how it ended.
+
+    Attributes:
+        code: For programs: `running`, `completed`, `failed`, `cancelled`, `due`,
+            `concurrency-key`, `topic-paused`, `job-limit`, `rate-limit`, `topic-rate`,
+            `no-worker`, `no-worker-for-job`, `runs-alone`, `workers-busy` or `ready`.
+        sentence: The same for people.
+        facts: What the sentence was made of.
+    """
+
+    execution_id: str
+    status: ExecutionStatus
+    code: str
+    sentence: str
+    facts: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -140,6 +140,7 @@ class Worker:
             strangers=pump.strangers,
             on_rescued=pump.look,
             find_suspects=crew.isolation.look,
+            on_kept=pump.use_marks,
         )
         scheduler = self._scheduler(pump, bell) if self._options.scheduler else None
         pump.start()

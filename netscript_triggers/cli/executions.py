@@ -8,12 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from netscript_triggers.cli.output import AsJson, ProjectDir, load_settings, print_json, print_table
+from netscript_triggers.cli import following, operating
+from netscript_triggers.cli.opening import opened
+from netscript_triggers.cli.output import AsJson, ProjectDir, print_json, print_table
 
 if TYPE_CHECKING:
     from netscript_workers.records import ExecutionDetail
 
-app = typer.Typer(help="Executions: list them, show one.", no_args_is_help=True)
+app = typer.Typer(
+    help="Executions: list and follow them, show, explain, retry or cancel some.",
+    no_args_is_help=True,
+)
+operating.add_to(app)
+app.command()(following.tail)
 
 
 @app.command("list")
@@ -26,28 +33,17 @@ def list_(
     status: Annotated[str | None, typer.Option(show_default=False)] = None,
     job: Annotated[str | None, typer.Option(help="Of this job only.", show_default=False)] = None,
     topic: Annotated[str | None, typer.Option(show_default=False)] = None,
+    reason: Annotated[str | None, typer.Option(show_default=False)] = None,
     as_json: AsJson = False,
 ) -> None:
     """List executions, newest first."""
-    from netscript_workers.app import open_store
-    from netscript_workers.domain import ExecutionStatus
     from netscript_workers.store import queries
-    from netscript_workers.store.queries import ExecutionFilter
 
-    known = [one.value for one in ExecutionStatus]
-    if status is not None and status not in known:
-        raise typer.BadParameter(f"use one of {', '.join(known)}", param_hint="--status")
-    wanted = ExecutionFilter(
-        status=None if status is None else ExecutionStatus(status), job_id=job, topic=topic
-    )
-    store = open_store(load_settings(project))
-    try:
-        with store.read() as conn:
-            page = queries.list_executions(
-                conn, wanted, limit=limit, cursor=cursor, now=store.now(conn)
-            )
-    finally:
-        store.dispose()
+    wanted = operating.wanted_from(status, reason, job, topic)
+    with opened(project) as store, store.read() as conn:
+        page = queries.list_executions(
+            conn, wanted, limit=limit, cursor=cursor, now=store.now(conn)
+        )
     if as_json:
         print_json(page)
         return
@@ -78,20 +74,19 @@ def show(
     project: ProjectDir = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """Show an execution with its attempts, steps and log lines."""
-    from netscript_workers.app import open_store
+    """Show an execution with its attempts, steps and log lines, and what it waits for."""
+    from netscript_workers.records import plain
     from netscript_workers.store import queries
 
-    store = open_store(load_settings(project))
-    try:
+    with opened(project) as store:
         with store.read() as conn:
             detail = queries.get_execution(conn, execution_id, now=store.now(conn))
-    finally:
-        store.dispose()
+        told = operating.explanation_of(store, execution_id)
     if as_json:
-        print_json(detail)
+        print_json({**plain(detail), "explanation": told})
     else:
         _show(detail)
+        typer.echo(f"{told.code}: {told.sentence}")
 
 
 def _show(detail: ExecutionDetail) -> None:

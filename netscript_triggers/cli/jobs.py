@@ -9,18 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from netscript_triggers.cli.output import AsJson, ProjectDir, load_settings, print_json, print_table
+from netscript_triggers.cli.waiting import show_result, show_until_ended
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from netscript_workers.domain import IdempotencyMode
     from netscript_workers.jobs import JobDefinition
-    from netscript_workers.records import ExecutionRecord
-    from netscript_workers.store.engine import Store
 
 app = typer.Typer(help="Jobs: list them, trigger one.", no_args_is_help=True)
-
-_POLL_SECONDS = 0.05
 
 
 @app.command("list")
@@ -100,6 +95,14 @@ def trigger(
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for the result; exit 1 if it failed.")
     ] = False,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="With --wait: give up after so many seconds, and say why.",
+            show_default=False,
+        ),
+    ] = None,
     project: ProjectDir = Path(),
     as_json: AsJson = False,
 ) -> None:
@@ -113,6 +116,8 @@ def trigger(
     from netscript_workers.store.outbox import Submission
     from netscript_workers.store.wake import make_bell
 
+    if timeout is not None and not wait:
+        raise typer.BadParameter("it is for --wait", param_hint="--timeout")
     settings = load_settings(project)
     action = enqueue_job(
         job_id,
@@ -144,8 +149,8 @@ def trigger(
         if not wait:
             _say(job_id, enqueued.execution_id, duplicate=enqueued.duplicate, as_json=as_json)
             return
-        record = _show_until_ended(store, enqueued.execution_id)
-        _show_result(record, as_json=as_json)
+        record = show_until_ended(store, enqueued.execution_id, timeout)
+        show_result(record, as_json=as_json)
         raise typer.Exit(0 if record.status == "completed" else 1)
     finally:
         bell.close()
@@ -166,54 +171,3 @@ def _say(job_id: str, execution_id: str, *, duplicate: bool, as_json: bool) -> N
         typer.echo(f"{execution_id} was enqueued before, under the same key.")
     else:
         typer.echo(f"{execution_id} is enqueued.")
-
-
-def _show_until_ended(store: Store, execution_id: str) -> ExecutionRecord:
-    """Show how far the execution is, on standard error, until it has ended."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("waits", total=100.0)
-        record: ExecutionRecord | None = None
-        for record in _until_ended(store, execution_id):
-            if record.progress is not None:
-                bar.update(task, completed=record.progress.percent)
-            message = record.progress.message if record.progress else None
-            bar.update(task, description=_escape(message or record.status.value))
-    assert record is not None
-    return record
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape("".join(char if char.isprintable() else "?" for char in text))
-
-
-def _until_ended(store: Store, execution_id: str) -> Iterator[ExecutionRecord]:
-    import time
-
-    from netscript_workers.domain import FINAL_STATUSES
-    from netscript_workers.store import queries
-
-    while True:
-        with store.read() as conn:
-            record = queries.get_execution_record(conn, execution_id, now=store.now(conn))
-        yield record
-        if record.status in FINAL_STATUSES:
-            return
-        time.sleep(_POLL_SECONDS)
-
-
-def _show_result(record: ExecutionRecord, *, as_json: bool) -> None:
-    if as_json:
-        print_json(record)
-        return
-    took = f" in {record.duration_ms:.0f} ms" if record.duration_ms is not None else ""
-    typer.echo(f"{record.id} {record.status.value}{took}")
-    if record.result is not None:
-        typer.echo(json.dumps(record.result))
-    if record.error is not None:
-        typer.echo(record.error, err=True)

@@ -55,7 +55,7 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: 
 
     table = Table(*titles, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        table.add_row(*("" if cell is None else _clean(cell) for cell in row))
+        table.add_row(*("" if cell is None else clean(cell) for cell in row))
     if not table.row_count:
         typer.echo(empty)
         return
@@ -65,6 +65,6 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: 
     console.print(table)
 
 
-def _clean(cell: Any) -> str:
+def clean(cell: Any) -> str:
     """Show control characters as what they are: a terminal must not obey a payload."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(cell))

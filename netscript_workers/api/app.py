@@ -8,8 +8,10 @@ from contextlib import AbstractAsyncContextManager
 from fastapi import APIRouter, FastAPI
 
 from netscript_workers.api.answers import add_handlers
+from netscript_workers.api.executions import executions
 from netscript_workers.api.guard import Guard
-from netscript_workers.api.routes import Services, api, health
+from netscript_workers.api.routes import api, health
+from netscript_workers.api.services import Services
 
 
 def create_app(
@@ -35,6 +37,6 @@ def create_app(
     app.state.services = services
     add_handlers(app)
     app.add_middleware(Guard)
-    for router in (health, api, *routers):
+    for router in (health, api, executions, *routers):
         app.include_router(router)
     return app

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
@@ -14,6 +14,8 @@ from netscript_workers.domain import IdempotencyMode
 from netscript_workers.errors import PayloadInvalidError, PayloadTooLargeError
 from netscript_workers.payloads import MAX_JSON_BYTES, fault_details
 from netscript_workers.strict_json import MalformedError, parse
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class TriggerOptions(BaseModel):
@@ -58,8 +60,17 @@ def trigger_options(request: Request) -> TriggerOptions:
         value = request.headers.get(header, request.headers.get(f"x-{header}"))
         if value is not None:
             given.setdefault(name, value)
+    return fit(TriggerOptions, given)
+
+
+def fit(model: type[M], given: Mapping[str, Any]) -> M:
+    """Read options into their model.
+
+    Raises:
+        PayloadInvalidError: One can't be used, or is not known.
+    """
     try:
-        return TriggerOptions.model_validate(given)
+        return model.model_validate(given)
     except ValidationError as error:
         details = fault_details(error)
         told = "; ".join(f"{detail['loc'][0]}: {detail['msg']}" for detail in details)

@@ -1,52 +1,20 @@
-"""The routes of jobs and executions."""
+"""The routes of health and jobs."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 
-from netscript_workers.actions import Cause, JobCatalog, enqueue_job, resolve
+from netscript_workers.actions import Cause, enqueue_job, resolve
 from netscript_workers.api.answers import Answer, Problem
 from netscript_workers.api.bodies import parameters, read_object, trigger_options
-from netscript_workers.domain import ExecutionStatus, TriggeredBy
+from netscript_workers.api.services import Given, Limit, Offset
+from netscript_workers.domain import TriggeredBy
 from netscript_workers.errors import IdempotencyConflictError, SchemaOutdatedError
-from netscript_workers.jobs import JobDefinition
-from netscript_workers.records import ExecutionDetail, ExecutionRecord, JobRecord
-from netscript_workers.store import definitions, migrations, queries, retries
-from netscript_workers.store.engine import Store
+from netscript_workers.records import JobRecord
+from netscript_workers.store import definitions, migrations, queries
 from netscript_workers.store.outbox import Submission
-from netscript_workers.store.queries import ExecutionFilter
-from netscript_workers.store.writer import Writer
-
-MAX_LIMIT = 200
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Services:
-    """What the routes work with; `ring` wakes the workers."""
-
-    store: Store
-    writer: Writer
-    catalog: JobCatalog
-    jobs: Mapping[str, JobDefinition[Any, Any]]
-    version: str
-    ring: Callable[[], None]
-
-
-def services(request: Request) -> Services:
-    """Return the app's services."""
-    found: Services = request.app.state.services
-    return found
-
-
-Given = Annotated[Services, Depends(services)]
-Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT)]
-Offset = Annotated[int, Query(ge=0, le=1_000_000_000)]
-Text = Annotated[str | None, Query(min_length=1, max_length=512)]
 
 health = APIRouter(tags=["health"])
 api = APIRouter(prefix="/api/v1/workers")
@@ -130,52 +98,9 @@ async def trigger_job(given: Given, job_id: str, request: Request) -> Answer:
     )
 
 
-@api.get("/executions", tags=["executions"], responses={200: {"model": list[ExecutionRecord]}})
-def list_executions(
-    given: Given,
-    limit: Limit = 50,
-    cursor: Text = None,
-    status: ExecutionStatus | None = None,
-    job_id: Text = None,
-    topic: Text = None,
-    correlation_id: Text = None,
-) -> Answer:
-    """List executions, newest first."""
-    wanted = ExecutionFilter(
-        status=status, job_id=job_id, topic=topic, correlation_id=correlation_id
-    )
-    with given.store.read() as conn:
-        now = given.store.now(conn)
-        page = queries.list_executions(conn, wanted, limit=limit, cursor=cursor, now=now)
-    return Answer(page)
-
-
-@api.get(
-    "/executions/{execution_id}",
-    tags=["executions"],
-    responses={200: {"model": ExecutionDetail}},
-)
-def get_execution(given: Given, execution_id: str) -> Answer:
-    """Return the whole record of an execution."""
-    return Answer(_detail(given.store, execution_id))
-
-
-@api.post("/executions/{execution_id}/retry", tags=["executions"])
-def retry_execution(given: Given, execution_id: str) -> Answer:
-    """Run a failed or cancelled execution again, as the same execution."""
-    retries.retry(given.store, execution_id)
-    given.ring()
-    return Answer(_detail(given.store, execution_id))
-
-
 @api.post("/seed", tags=["jobs"])
 def seed(given: Given) -> Answer:
     """Register the discovered definitions in the database."""
     created = definitions.register(given.store, given.jobs.values())
     message = f"{created} of {len(given.jobs)} jobs were new."
     return Answer({"jobs_created": created, "tasks_created": 0, "message": message})
-
-
-def _detail(store: Store, execution_id: str) -> ExecutionDetail:
-    with store.read() as conn:
-        return queries.get_execution(conn, execution_id, now=store.now(conn))

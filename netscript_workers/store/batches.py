@@ -59,18 +59,29 @@ def record_done(conn: Connection, dialect: Dialect, ended: Iterable[tuple[str, s
     return bool(counted)
 
 
-def take_back(conn: Connection, dialect: Dialect, executions: Iterable[str]) -> None:
+def take_back(conn: Connection, dialect: Dialect, again: Iterable[tuple[str, str]]) -> None:
     """Take executions that run again out of the sets of batches that are not complete.
 
     A batch that is complete stays so: nothing is repeated.
+
+    Args:
+        conn: The transaction that has them run again.
+        dialect: The database's own ways.
+        again: Batch and execution of each.
     """
-    asked = {"ids": json.dumps(sorted(executions))}
+    members = sorted(again)
     # Those who complete a batch have its row locked while they look at its set.
-    if conn.execute(_lock_of(dialect), asked).first() is None:
-        return
-    gone = conn.execute(_remove_done(dialect), asked).scalars()
-    counted = Counter(str(batch) for batch in gone)
-    _leave_notes(conn, dialect, {batch: -count for batch, count in counted.items()})
+    asked = {"ids": json.dumps(sorted({batch for batch, _ in members}))}
+    still_open = {str(row.id) for row in conn.execute(_lock(dialect), asked)}
+    rows = [
+        {"batch_id": batch, "execution_id": execution}
+        for batch, execution in members
+        if batch in still_open
+    ]
+    if rows:
+        gone = conn.execute(_remove_done(dialect), {"rows": json.dumps(rows)}).scalars()
+        counted = Counter(str(batch) for batch in gone)
+        _leave_notes(conn, dialect, {batch: -count for batch, count in counted.items()})
 
 
 def count(
@@ -182,29 +193,12 @@ def _add_done(dialect: Dialect) -> TextClause:
 
 
 @cache
-def _lock_of(dialect: Dialect) -> TextClause:
-    return text(
-        f"""
-        SELECT id FROM netscript_batches WHERE completed_at IS NULL AND id IN (
-            SELECT batch_id FROM netscript_executions WHERE id IN {dialect.members("ids", "id")}
-            UNION ALL SELECT batch_id FROM netscript_execution_history
-            WHERE id IN {dialect.members("ids", "id")})
-        ORDER BY id {dialect.for_update}
-        """
-    )
-
-
-@cache
 def _remove_done(dialect: Dialect) -> TextClause:
-    ids = dialect.members("ids", "id")
+    source = dialect.records(batch_id="id", execution_id="id")
     return text(
         f"""
         DELETE FROM netscript_batch_done WHERE (batch_id, execution_id) IN (
-            SELECT e.batch_id, e.id FROM (
-                SELECT batch_id, id FROM netscript_executions WHERE id IN {ids}
-                UNION ALL
-                SELECT batch_id, id FROM netscript_execution_history WHERE id IN {ids}) AS e
-            JOIN netscript_batches b ON b.id = e.batch_id WHERE b.completed_at IS NULL)
+            SELECT r.batch_id, r.execution_id FROM {source})
         RETURNING batch_id
         """
     )

@@ -43,7 +43,7 @@ def stamp(conn: Connection, dialect: Dialect, *, limit: int = STAMPED_AT_A_TIME)
     """
     if not dialect.try_lock(conn, "changes"):
         return 0
-    highest = conn.execute(_HIGHEST).scalar() or 0
+    highest = newest(conn)
     return conn.execute(_STAMP, {"highest": highest, "limit": limit}).rowcount
 
 
@@ -53,12 +53,23 @@ def read(conn: Connection, after: int, *, limit: int = 1000) -> list[Change]:
     return [Change(row.seq, tuple((i, s) for i, s in json.loads(row.items))) for row in rows]
 
 
+def newest(conn: Connection) -> int:
+    """Return the highest number that a commit has, 0 if none has."""
+    return conn.execute(_HIGHEST).scalar() or 0
+
+
+def any_unstamped(conn: Connection) -> bool:
+    """Tell whether a commit has no number yet."""
+    return conn.execute(_UNSTAMPED).first() is not None
+
+
 def prune(conn: Connection, *, before: int, limit: int) -> int:
     """Forget up to `limit` commits that are older than `before`, but never the newest."""
     return conn.execute(_PRUNE, {"before": before, "limit": limit}).rowcount
 
 
 _HIGHEST = text("SELECT max(seq) FROM netscript_changes")
+_UNSTAMPED = text("SELECT 1 FROM netscript_changes WHERE seq IS NULL LIMIT 1")
 _STAMP = text(
     """
     UPDATE netscript_changes SET seq = :highest + n.place

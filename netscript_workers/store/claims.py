@@ -11,6 +11,7 @@ from sqlalchemy import Connection, TextClause, text
 
 from netscript_workers.domain import ClaimedExecution
 from netscript_workers.store.dialects import Dialect
+from netscript_workers.store.marks import HAS_READY, Marks
 from netscript_workers.store.outbox import PRIORITY_STEP
 
 PROMOTED_AT_A_TIME = 500
@@ -27,9 +28,10 @@ class TopicRotation:
         self._only = only
         self._turn = 0
 
-    def next_order(self, conn: Connection) -> list[str]:
+    def next_order(self, conn: Connection, dialect: Dialect, marks: Marks) -> list[str]:
         """Return the topics that have ready executions, a different one first each time."""
-        found = ready_topics(conn)
+        has_marks = marks.refresh(conn)
+        found = marks.ready_topics(conn, dialect) if has_marks else ready_topics(conn)
         serving = found if self._only is None else [name for name in found if name in self._only]
         if not serving:
             return []
@@ -52,6 +54,7 @@ def claim(
     topics: Sequence[str],
     slots: int,
     now: int,
+    marks: Marks,
 ) -> list[ClaimedExecution]:
     """Claim up to `slots` ready executions for a worker, the most urgent of each topic first.
 
@@ -63,6 +66,7 @@ def claim(
         topics: Where to look, in this order; each gets an equal share before any gets more.
         slots: How many executions the worker can start at once.
         now: The database's present.
+        marks: Where in a topic to begin.
     """
     claimed: list[ClaimedExecution] = []
     if not topics or slots <= 0:
@@ -80,12 +84,15 @@ def claim(
                 "slots": free,
                 "worker": worker_id,
                 "now": now,
-                "token": token,
             }
             if token is None:
-                del bound["token"]
+                bound["low"] = marks.low(topic)
+            else:
+                bound["token"] = token
             # RETURNING does not keep the order of the selection.
             rows = sorted(conn.execute(dialect.claim(), bound).all(), key=_URGENCY)
+            if rows:
+                marks.claimed(topic, rows[0].sort_at)
             claimed += [ClaimedExecution._make(row[:-1]) for row in rows]
         if len(topics) == 1:
             return claimed
@@ -116,19 +123,26 @@ class Probe:
         ready: Something is queued.
         notes: A concurrency key waits to be looked at.
         next_due: When the next scheduled execution is due, in microseconds since the epoch.
+        cancels: Something that the worker has is to end.
         clock: The server's clock, if it is not this machine's.
     """
 
     ready: bool
     notes: bool
     next_due: int | None
+    cancels: bool = False
     clock: int | None = field(default=None, compare=False)
 
 
-def probe(conn: Connection, dialect: Dialect) -> Probe:
-    """Look, in one statement that writes nothing, whether there is anything to do."""
-    row = conn.execute(_probe(dialect)).one()
-    return Probe(bool(row.ready), bool(row.notes), row.next_due, row.clock)
+def probe(conn: Connection, dialect: Dialect, worker_id: str, marks: Marks | None = None) -> Probe:
+    """Look, in one statement that writes nothing, whether there is anything to do for a worker."""
+    bound = {"worker": worker_id}
+    if marks is not None and marks.refresh(conn):
+        ready, bound = _ready_above(dialect), {**bound, "rows": marks.rows}
+    else:
+        ready = _ANY_READY
+    row = conn.execute(_probe(dialect, ready), bound).one()
+    return Probe(bool(row.ready), bool(row.notes), row.next_due, bool(row.cancels), row.clock)
 
 
 def next_due(conn: Connection) -> int | None:
@@ -155,15 +169,23 @@ _NEXT_DUE = text(
 )
 
 
+_ANY_READY = "SELECT 1 FROM netscript_executions WHERE status = 'queued' AND NOT parked"
+
+
+def _ready_above(dialect: Dialect) -> str:
+    return f"SELECT 1 FROM {dialect.records(topic='text', low='bigint')} WHERE {HAS_READY}"
+
+
 @cache
-def _probe(dialect: Dialect) -> TextClause:
+def _probe(dialect: Dialect, ready: str) -> TextClause:
     return text(
         f"""
-        SELECT EXISTS (
-                SELECT 1 FROM netscript_executions WHERE status = 'queued' AND NOT parked) AS ready,
+        SELECT EXISTS ({ready}) AS ready,
             EXISTS (SELECT 1 FROM netscript_admissions) AS notes,
             (SELECT run_at FROM netscript_executions WHERE status = 'scheduled'
              ORDER BY run_at LIMIT 1) AS next_due,
+            EXISTS (SELECT 1 FROM netscript_executions
+                    WHERE cancel_requested AND worker_id = :worker) AS cancels,
             {dialect.clock} AS clock
         """
     )

@@ -52,6 +52,14 @@ class Dialect(ABC):
         """Write a subquery of the values in the JSON array bound to `:param`."""
 
     @abstractmethod
+    def is_held(self, live: str) -> str:
+        """Write the condition that a live execution runs under the token that the record `r` names.
+
+        Args:
+            live: Its table, or the alias of it.
+        """
+
+    @abstractmethod
     def claim(self) -> TextClause:
         """Return the statement that claims up to `:slots` queued executions of `:topic`."""
 
@@ -104,7 +112,7 @@ CLAIMED_COLUMNS = (
 _READY = """
     SELECT id FROM netscript_executions
     WHERE status = 'queued' AND NOT parked AND topic = :topic
-      AND {known}
+      AND {known}{above}
       AND NOT EXISTS (SELECT 1 FROM netscript_topics t WHERE t.name = :topic AND t.paused)
     ORDER BY sort_at, id LIMIT :slots"""
 
@@ -155,6 +163,10 @@ class SqliteDialect(Dialect):
         """Unpack the array with json_each."""
         return f"(SELECT value FROM json_each(:{param}))"
 
+    def is_held(self, live: str) -> str:
+        """Go by the primary key."""
+        return f"{live}.id = r.id AND {live}.token = r.token AND {live}.status = 'running'"
+
     def claim(self) -> TextClause:
         """Claim inside BEGIN IMMEDIATE, where nobody else writes."""
         return _SQLITE_CLAIM
@@ -204,11 +216,12 @@ _TAKE_OVER = f"""
         ref = excluded.ref, expires_at = excluded.expires_at
     WHERE {idempotency_keys.name}.expires_at <="""
 
+_SQLITE_KNOWN = "job_id IN (SELECT value FROM json_each(:jobs))"
 _SQLITE_CLAIM = text(
     f"""
     UPDATE netscript_executions
     SET status = 'running', token = :token, worker_id = :worker, started_at = :now, reason = NULL
-    WHERE id IN ({_READY.format(known="job_id IN (SELECT value FROM json_each(:jobs))")})
+    WHERE id IN ({_READY.format(known=_SQLITE_KNOWN, above="")})
     RETURNING {CLAIMED_COLUMNS}
     """
 )
@@ -218,8 +231,7 @@ _SQLITE_TO_HISTORY = text(
     f"""
     {_INTO_HISTORY}
     SELECT {_finished("e", "r")}
-    FROM {_SQLITE.records(**_ENDED)} JOIN netscript_executions e ON e.id = r.id
-    WHERE e.token = r.token AND e.status = 'running'
+    FROM {_SQLITE.records(**_ENDED)} JOIN netscript_executions e ON {_SQLITE.is_held("e")}
     RETURNING id
     """
 )
@@ -266,6 +278,18 @@ class PostgresDialect(Dialect):
         return (
             f"(SELECT CAST(value AS {cast}) AS value "
             f"FROM json_array_elements_text(CAST(:{param} AS json)))"
+        )
+
+    def is_held(self, live: str) -> str:
+        """Go by the primary key, whatever the planner's statistics say.
+
+        While they are those of a small table, PostgreSQL would read the index of what runs, or the
+        key's, from one end to the other, with all that is dead in it, and compare the ids. So no
+        index must serve the status, and the ids must not look like something to sort and merge.
+        """
+        return (
+            f"{live}.id = ANY (ARRAY[r.id]) AND {live}.token = r.token "
+            f"AND coalesce({live}.status, '') = 'running'"
         )
 
     def claim(self) -> TextClause:
@@ -322,10 +346,12 @@ _PG_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
 # An array is a filter on the index scan. A subquery would be a join, and after a join all that is
 # ready would have to be sorted.
 _PG_KNOWN = "job_id = ANY (ARRAY(SELECT json_array_elements_text(CAST(:jobs AS json))))"
+# Where the scan begins: see `marks`.
+_PG_READY = _READY.format(known=_PG_KNOWN, above=" AND sort_at >= :low")
 
 _PG_CLAIM = text(
     f"""
-    WITH ready AS MATERIALIZED ({_READY.format(known=_PG_KNOWN)} FOR UPDATE SKIP LOCKED)
+    WITH ready AS MATERIALIZED ({_PG_READY} FOR UPDATE SKIP LOCKED)
     UPDATE netscript_executions e
     SET status = 'running', token = nextval('netscript_claim_token'), worker_id = :worker,
         started_at = :now, reason = NULL
@@ -339,7 +365,7 @@ _PG_FINISH = text(
     f"""
     WITH gone AS (
         DELETE FROM netscript_executions e USING {_POSTGRES.records(**_ENDED)}
-        WHERE e.id = r.id AND e.token = r.token AND e.status = 'running'
+        WHERE {_POSTGRES.is_held("e")}
         RETURNING {_finished("e", "r")})
     {_INTO_HISTORY} SELECT * FROM gone
     RETURNING id

@@ -9,12 +9,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import Connection, Row, TextClause, text
 
 from netscript_workers.clock import MICROSECONDS
 from netscript_workers.domain import SUSPECT_AFTER, Reason
-from netscript_workers.store import changes
+from netscript_workers.store import cancelling, changes
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.engine import Store
 from netscript_workers.store.lifelines import Life, look, remove
@@ -115,9 +116,8 @@ def give_back_unknown(store: Store, worker_id: str, known: Collection[str]) -> l
         unknown = sorted(held - set(known))
         if unknown:
             bound = {"ids": json.dumps(unknown), "worker": worker_id}
-            conn.execute(_give_back_some(store.dialect), bound)
-            changed = [(id_, "queued") for id_ in unknown]
-            changes.record(conn, store.dialect, changed, store.now(conn))
+            rows = conn.execute(_give_back_some(store.dialect), bound).all()
+            _queue(conn, store.dialect, rows, store.now(conn))
     return unknown
 
 
@@ -146,7 +146,7 @@ def _give_back(
     """Queue what the worker had. A keyed execution keeps its key: it goes on holding its slot.
 
     What has been lost too often stays out of the way of claims and runs alone, so that it is known
-    for certain who it is that kills.
+    for certain who it is that kills. What somebody wants to end is cancelled instead.
     """
     reason = Reason.RESCUED if lost else Reason.DRAINED
     bound = {
@@ -178,8 +178,16 @@ def _give_back(
                 for row in rows
             ],
         )
-    changes.record(conn, dialect, [(id_, "queued") for id_ in ids], now)
+    _queue(conn, dialect, rows, now)
     return list(ids)
+
+
+def _queue(conn: Connection, dialect: Dialect, rows: Sequence[Row[Any]], now: int) -> None:
+    """Note that these are queued, but for those that somebody wants to end."""
+    unwanted = [str(row.id) for row in rows if row.cancel_requested]
+    changed = [(str(row.id), "queued") for row in rows if not row.cancel_requested]
+    changed += cancelling.cancel_given_back(conn, dialect, unwanted, now)
+    changes.record(conn, dialect, changed, now)
 
 
 _RENEW = text(
@@ -222,6 +230,7 @@ def _give_back_some(dialect: Dialect) -> TextClause:
         UPDATE netscript_executions SET status = 'queued', worker_id = NULL
         WHERE id IN {dialect.members("ids", "id")} AND status = 'running'
           AND worker_id = :worker
+        RETURNING id, cancel_requested
         """
     )
 
@@ -238,6 +247,6 @@ def _give_back_text(dialect: Dialect) -> TextClause:
         WHERE id IN (
             SELECT id FROM netscript_executions
             WHERE status = 'running' AND worker_id = :worker ORDER BY id {dialect.for_update})
-        RETURNING id, token, attempt, started_at
+        RETURNING id, token, attempt, started_at, cancel_requested
         """
     )

@@ -25,6 +25,8 @@ _SERVER_MARGIN = 1.0
 _SILENCE_MARGIN = 2.0
 # What the pool asks a connection before it gives it out takes no time where anybody is there.
 _PING_SECONDS = 2.0
+# A process that is stopped, or whose machine is gone, must keep neither locks nor a snapshot.
+_IDLE_SECONDS = 60
 _KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 
 
@@ -84,6 +86,7 @@ def parameters(url: URL, *, name: str, patience: float | None, options: str = ""
         wanted["connect_timeout"] = min(quick, _CONNECT_SECONDS)
         wanted["tcp_user_timeout"] = round((patience + _SILENCE_MARGIN) * 1000)
         options += f" -c statement_timeout={round((patience + _SERVER_MARGIN) * 1000)}"
+        options += f" -c idle_in_transaction_session_timeout={_IDLE_SECONDS * 1000}"
     if options:
         wanted["options"] = options.strip()
     return {key: value for key, value in wanted.items() if key not in url.query}

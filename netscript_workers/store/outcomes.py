@@ -19,8 +19,8 @@ from netscript_workers.domain import (
     Reason,
     Verdict,
 )
-from netscript_workers.store import batches
 from netscript_workers.store.dialects import Dialect
+from netscript_workers.store.finishing import finish_running
 from netscript_workers.store.outbox import PRIORITY_STEP, Submission, store
 from netscript_workers.store.schema import attempts
 
@@ -74,8 +74,9 @@ def settle(
     """Store how these attempts ended.
 
     A finished execution moves to history. One that runs again stays, as `scheduled`, `queued` or
-    `blocked`. What carries another token than the row is refused: somebody else has the
-    execution, or had it. The actions of a completed execution are stored with it.
+    `blocked`, unless somebody wants it to end: then it is `cancelled`. What carries another token
+    than the row is refused: somebody else has the execution, or had it. The actions of a completed
+    execution are stored with it.
 
     Args:
         conn: The tick's transaction.
@@ -108,27 +109,29 @@ def settle(
 def _finish(
     conn: Connection, dialect: Dialect, ended: Sequence[Settled], now: int, result: Stored
 ) -> None:
-    rows = [_final_row(end) for end in sorted(ended, key=_by_id)]
-    accepted = dialect.finish(conn, json.dumps(rows), now)
-    for end in ended:
-        claim = end.claim
-        if claim.id in accepted:
-            result.changed.append((claim.id, _FINAL[end.outcome.verdict]))
-            if claim.concurrency_key is not None:
-                result.released[claim.concurrency_key] += 1
-    members = [
-        (end.claim.batch_id, end.claim.id, _FINAL[end.outcome.verdict])
-        for end in ended
-        if end.claim.batch_id is not None and end.claim.id in accepted
-    ]
-    if members:
-        result.counted = batches.record_done(conn, dialect, members)
-    result.accepted |= accepted
+    rows = [_final_row(end, _FINAL[end.outcome.verdict]) for end in sorted(ended, key=_by_id)]
+    _move(conn, dialect, rows, ended, now, result)
 
 
-def _final_row(end: Settled) -> dict[str, Any]:
+def _move(
+    conn: Connection,
+    dialect: Dialect,
+    rows: Sequence[dict[str, Any]],
+    ended: Sequence[Settled],
+    now: int,
+    result: Stored,
+) -> None:
+    claims = {end.claim.id: end.claim for end in ended}
+    finished = finish_running(conn, dialect, rows, claims, now)
+    result.changed += finished.changed
+    result.released += finished.keys
+    result.counted |= finished.counted
+    result.accepted.update(id_ for id_, _ in finished.changed)
+
+
+def _final_row(end: Settled, status: str) -> dict[str, Any]:
     outcome, claim = end.outcome, end.claim
-    row = {"id": claim.id, "token": claim.token, "status": _FINAL[outcome.verdict]}
+    row = {"id": claim.id, "token": claim.token, "status": status}
     # What is left out is NULL, and to write it takes longer than to look.
     if outcome.result is not None:
         row["result"] = outcome.result
@@ -150,6 +153,9 @@ def _run_again(
     rows = [_again_row(end, strict, now) for end in sorted(ended, key=_by_id)]
     bound = {"rows": json.dumps(rows), "step": PRIORITY_STEP}
     accepted = {str(id_) for id_ in conn.execute(_to_live(dialect), bound).scalars()}
+    unwanted = [end for end in ended if end.claim.id not in accepted]
+    if unwanted:
+        _cancel(conn, dialect, unwanted, now, result)
     keys = {end.claim.id: end.claim.concurrency_key for end in ended}
     for row in rows:
         if row["id"] not in accepted:
@@ -163,6 +169,17 @@ def _run_again(
         else:
             result.ready = True
     result.accepted |= accepted
+
+
+def _cancel(
+    conn: Connection, dialect: Dialect, ended: Sequence[Settled], now: int, result: Stored
+) -> None:
+    """Finish what would run again, although somebody wants it to end; what is stale stays so."""
+    rows = [
+        {**_final_row(end, ExecutionStatus.CANCELLED.value), "reason": Reason.CANCELLED.value}
+        for end in sorted(ended, key=_by_id)
+    ]
+    _move(conn, dialect, rows, ended, now, result)
 
 
 def _again_row(end: Settled, strict: Mapping[str, bool], now: int) -> dict[str, Any]:
@@ -233,8 +250,8 @@ def _to_live(dialect: Dialect) -> TextClause:
             error = r.error, holds_key = r.holds_key, worker_id = NULL,
             sort_at = r.run_at - priority * CAST(:step AS bigint)
         FROM {source}
-        WHERE netscript_executions.id = r.id AND netscript_executions.token = r.token
-          AND netscript_executions.status = 'running'
+        WHERE {dialect.is_held("netscript_executions")}
+          AND NOT netscript_executions.cancel_requested
         RETURNING netscript_executions.id
         """
     )

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, Row, TextClause, text
 
 from netscript_workers.clock import from_micros
-from netscript_workers.domain import FINAL_STATUSES, ExecutionStatus
+from netscript_workers.domain import FINAL_STATUSES, ExecutionStatus, Reason
 from netscript_workers.errors import CursorError, ExecutionNotFoundError
 from netscript_workers.ids import is_id
 from netscript_workers.records import (
@@ -24,16 +25,64 @@ from netscript_workers.records import (
     ProgressRecord,
     StepRecord,
 )
+from netscript_workers.store.dialects import Dialect
+
+# What finished executions are, that ended for this reason; the other reasons are of live ones.
+_ENDS = {
+    **dict.fromkeys(
+        (
+            Reason.ERROR,
+            Reason.TIMEOUT,
+            Reason.CRASHED,
+            Reason.PAYLOAD_REFUSED,
+            Reason.RESULT_REFUSED,
+        ),
+        ExecutionStatus.FAILED,
+    ),
+    **dict.fromkeys((Reason.CANCELLED, Reason.DISCARDED), ExecutionStatus.CANCELLED),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionFilter:
-    """Which executions to list; None for any."""
+    """Which executions to list; None for any.
+
+    Attributes:
+        created_after: Made at this instant or later, in microseconds since the epoch.
+        created_before: Made before this instant.
+    """
 
     status: ExecutionStatus | None = None
+    reason: Reason | None = None
     job_id: str | None = None
     topic: str | None = None
     correlation_id: str | None = None
+    created_after: int | None = None
+    created_before: int | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether every execution meets it."""
+        return all(getattr(self, one.name) is None for one in fields(self))
+
+    def conditions(self) -> tuple[list[str], dict[str, Any]]:
+        """Return what a row must meet, and the values that this names."""
+        bound = {
+            name: value
+            for name in ("status", "reason", "job_id", "topic", "correlation_id")
+            if (value := getattr(self, name)) is not None
+        }
+        asked = [f"{name} = :{name}" for name in bound]
+        for name, operator in (("created_after", ">="), ("created_before", "<")):
+            if (value := getattr(self, name)) is not None:
+                asked.append(f"created_at {operator} :{name}")
+                bound[name] = value
+        # A driver that knows nothing of enums would bind their names.
+        return asked, {name: getattr(value, "value", value) for name, value in bound.items()}
+
+    def names_nothing(self) -> bool:
+        """Tell whether a value holds what no stored one can."""
+        return any("\0" in one for one in self.conditions()[1].values() if isinstance(one, str))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +110,12 @@ def list_executions(
     """
     if cursor is not None and not is_id(cursor):
         raise CursorError
-    asked = {
-        "status": None if wanted.status is None else wanted.status.value,
-        "job_id": wanted.job_id,
-        "topic": wanted.topic,
-        "correlation_id": wanted.correlation_id,
-    }
-    bound: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-    if any("\0" in value for value in bound.values()):  # nothing that is stored holds one
+    if wanted.names_nothing():
         return Page((), None)
-    conditions = [f"{name} = :{name}" for name in bound]
+    if wanted.status is None and wanted.reason in _ENDS:
+        # There is an index of finished executions by their status, and none by their reason.
+        wanted = replace(wanted, status=_ENDS[wanted.reason])
+    conditions, bound = wanted.conditions()
     if cursor is not None:
         conditions.append("id < :cursor")
         bound["cursor"] = cursor
@@ -78,7 +123,7 @@ def list_executions(
     sources = [
         f"SELECT * FROM (SELECT {columns} FROM {table} {where} "
         f"ORDER BY id DESC LIMIT :more) AS {name}"
-        for name, table, columns in _sources(wanted.status)
+        for name, table, columns in _sources(wanted)
     ]
     statement = text(f"{' UNION ALL '.join(sources)} ORDER BY id DESC LIMIT :more")
     rows = conn.execute(statement, {**bound, "more": limit + 1}).all()
@@ -111,6 +156,14 @@ def get_execution_record(conn: Connection, execution_id: str, *, now: int) -> Ex
     return _record(_find(conn, execution_id), now)
 
 
+def get_records(
+    conn: Connection, dialect: Dialect, ids: Sequence[str], *, now: int
+) -> dict[str, ExecutionRecord]:
+    """Return these executions by their ids, as far as there are any."""
+    rows = conn.execute(_some(dialect), {"ids": json.dumps(ids)})
+    return {str(row.id): _record(row, now) for row in rows}
+
+
 def live_workers(conn: Connection, now: int) -> int:
     """Return how many workers hold a valid lease."""
     return int(conn.execute(_WORKERS, {"now": now}).scalar_one())
@@ -123,10 +176,10 @@ def _find(conn: Connection, execution_id: str) -> Row[Any]:
     return row
 
 
-def _sources(status: ExecutionStatus | None) -> Sequence[tuple[str, str, str]]:
-    if status is None:
-        return (_LIVE, _HISTORY)
-    return (_HISTORY,) if status in FINAL_STATUSES else (_LIVE,)
+def _sources(wanted: ExecutionFilter) -> Sequence[tuple[str, str, str]]:
+    if wanted.status is None:
+        return (_LIVE, _HISTORY) if wanted.reason is None else (_LIVE,)
+    return (_HISTORY,) if wanted.status in FINAL_STATUSES else (_LIVE,)
 
 
 def _record(row: Row[Any], now: int) -> ExecutionRecord:
@@ -162,6 +215,7 @@ def _record(row: Row[Any], now: int) -> ExecutionRecord:
         else None,
         reason=row.reason,
         retried_from=None if row.retried_from is None else str(row.retried_from),
+        cancel_requested=bool(row.cancel_requested),
     )
 
 
@@ -206,14 +260,32 @@ _SHARED = (
 _LIVE = (
     "live",
     "netscript_executions",
-    f"{_SHARED}, CAST(NULL AS text) AS result, CAST(NULL AS bigint) AS finished_at",
+    f"{_SHARED}, cancel_requested, CAST(NULL AS text) AS result, "
+    "CAST(NULL AS bigint) AS finished_at",
 )
-_HISTORY = ("history", "netscript_execution_history", f"{_SHARED}, result, finished_at")
+_HISTORY = (
+    "history",
+    "netscript_execution_history",
+    f"{_SHARED}, false AS cancel_requested, result, finished_at",
+)
 _ONE = text(
     " UNION ALL ".join(
         f"SELECT {columns} FROM {table} WHERE id = :id" for _, table, columns in (_LIVE, _HISTORY)
     )
 )
+
+
+@cache
+def _some(dialect: Dialect) -> TextClause:
+    ids = dialect.members("ids", "id")
+    return text(
+        " UNION ALL ".join(
+            f"SELECT {columns} FROM {table} WHERE id IN {ids}"
+            for _, table, columns in (_LIVE, _HISTORY)
+        )
+    )
+
+
 _ATTEMPTS = text(
     "SELECT token, attempt, outcome, error, detail, exit_code, signal, peak_memory, worker_id, "
     "started_at, finished_at FROM netscript_execution_attempts "

@@ -82,8 +82,8 @@ def _save(dialect: Dialect) -> TextClause:
         f"""
         INSERT INTO netscript_execution_steps (execution_id, name, value, attempt, finished_at)
         SELECT e.id, r.name, r.value, r.attempt, CAST(:now AS bigint)
-        FROM {source} JOIN netscript_executions e ON e.id = r.id
-        WHERE e.token = r.token AND e.status = 'running'
+        FROM {source} JOIN netscript_executions e ON {dialect.is_held("e")}
+        WHERE true
         ON CONFLICT (execution_id, name) DO UPDATE SET value = excluded.value
         RETURNING execution_id
         """
@@ -98,7 +98,6 @@ def _progress(dialect: Dialect) -> TextClause:
         UPDATE netscript_executions
         SET progress_percent = r.percent, progress_message = r.message
         FROM {source}
-        WHERE netscript_executions.id = r.id AND netscript_executions.token = r.token
-          AND netscript_executions.status = 'running'
+        WHERE {dialect.is_held("netscript_executions")}
         """
     )

@@ -61,16 +61,17 @@ def record_crash(store: Store, claim: ClaimedExecution, death: Death, worker_id:
     """Count that an execution killed its own process; past the budget it has failed for good.
 
     It leaves the attempt as it was. Within the budget the execution keeps its concurrency key and
-    runs again, alone.
+    runs again, alone, unless somebody wants it to end.
     """
     dialect = store.dialect
     with store.begin() as conn:
         now = store.now(conn)
         bound = {"id": claim.id, "token": claim.token}
         counted = {**bound, "yes": True, "many": SUSPECT_AFTER}
-        crashes = conn.execute(_COUNT, counted).scalar_one_or_none()
-        if crashes is None:  # others have it
+        row = conn.execute(_COUNT, counted).one_or_none()
+        if row is None:  # others have it
             return
+        crashes = row.crashes
         record = {
             "execution_id": claim.id,
             "token": claim.token,
@@ -85,14 +86,14 @@ def record_crash(store: Store, claim: ClaimedExecution, death: Death, worker_id:
             "finished_at": now,
         }
         dialect.insert(conn, attempts, [record])
-        if crashes < CRASH_BUDGET:
+        if crashes < CRASH_BUDGET and not row.cancel_requested:
             conn.execute(_AGAIN, {**bound, "reason": Reason.ALONE.value})
             changes.record(conn, dialect, [(claim.id, "queued")], now)
             return
         stored = outcomes.settle(
             conn,
             dialect,
-            [Settled(claim, _guilty(claim, crashes, death))],
+            [Settled(claim, _last_outcome(claim, crashes, death))],
             strict={},
             worker_id=worker_id,
             now=now,
@@ -104,7 +105,15 @@ def record_crash(store: Store, claim: ClaimedExecution, death: Death, worker_id:
         changes.record(conn, dialect, changed, now)
 
 
-def _guilty(claim: ClaimedExecution, crashes: int, death: Death) -> Outcome:
+def _last_outcome(claim: ClaimedExecution, crashes: int, death: Death) -> Outcome:
+    if crashes < CRASH_BUDGET:  # somebody wants it to end
+        return Outcome(
+            execution_id=claim.id,
+            token=claim.token,
+            verdict=Verdict.CANCEL,
+            reason=Reason.CANCELLED,
+            error=f"It killed its process: {death}.",
+        )
     return Outcome(
         execution_id=claim.id,
         token=claim.token,
@@ -157,7 +166,8 @@ _COUNT = text(
     UPDATE netscript_executions
     SET crashes = crashes + 1, parked = :yes,
         losses = CASE WHEN losses < :many THEN CAST(:many AS integer) ELSE losses END
-    WHERE id = :id AND token = :token AND status = 'running' RETURNING crashes
+    WHERE id = :id AND token = :token AND status = 'running'
+    RETURNING crashes, cancel_requested
     """
 )
 _AGAIN = text(

@@ -21,6 +21,7 @@ from netscript_workers.store import admissions, batches, changes, claims, outbox
 from netscript_workers.store.claims import Probe, TopicRotation
 from netscript_workers.store.engine import Store
 from netscript_workers.store.idempotency import DEFAULT_WINDOW
+from netscript_workers.store.marks import Marks
 from netscript_workers.store.outbox import Submission
 from netscript_workers.store.outcomes import Settled
 from netscript_workers.store.steps import FinishedStep, LogLine, Progress
@@ -109,6 +110,7 @@ class Ticker:
             topics: The topics it serves; None for all.
             window: How long idempotency keys of actions are kept, in microseconds.
         """
+        self.marks = Marks()
         self._store = store
         self._worker_id = worker_id
         self._strict = jobs
@@ -230,7 +232,7 @@ class Ticker:
             return []
         clock = time.monotonic()
         if fresh or not self._topics or clock - self._topics_read > _TOPICS_SECONDS:
-            self._topics = self._rotation.next_order(conn)
+            self._topics = self._rotation.next_order(conn, self._store.dialect, self.marks)
             self._topics_read = clock
         if work.lanes:
             claimed: list[ClaimedExecution] = []
@@ -250,6 +252,7 @@ class Ticker:
             slots=slots,
             # Not the tick's beginning: what was enqueued since then can't have started before.
             now=self._store.now(conn),
+            marks=self.marks,
         )
 
     def _one_by_one(self, work: Work) -> Done:

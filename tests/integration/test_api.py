@@ -13,7 +13,7 @@ from pydantic import BaseModel, PositiveInt
 from netscript_triggers.api import routes
 from netscript_workers import JobContext, JobDefinition, job
 from netscript_workers.api.app import create_app
-from netscript_workers.api.routes import Services
+from netscript_workers.api.services import Services
 from netscript_workers.domain import Reason, Verdict
 from netscript_workers.store import definitions
 from netscript_workers.store.definitions import StoredCatalog
@@ -338,7 +338,7 @@ async def test_the_whole_record_has_attempts_steps_and_logs(
         "id job_id kind topic status triggered_by trigger_event_id payload result error attempt "
         "max_attempts priority idempotency_key concurrency_key correlation_id traceparent "
         "created_at run_at started_at finished_at duration_ms worker_id progress reason "
-        "retried_from attempts steps logs"
+        "retried_from cancel_requested attempts steps logs"
     )
     assert list(record) == expected.split()
     assert record["payload"] == {"lone": "\ud800"}

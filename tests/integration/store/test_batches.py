@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from sqlalchemy import event
@@ -14,7 +15,7 @@ from sqlalchemy import event
 from netscript_workers import JobContext, enqueue_batch, enqueue_job, job
 from netscript_workers.domain import Death, Reason, Verdict
 from netscript_workers.ids import new_id
-from netscript_workers.store import batches, leases, retries, suspects
+from netscript_workers.store import batches, cancelling, leases, retries, suspects
 from netscript_workers.store.engine import Store
 from netscript_workers.store.retention import Retention, prune
 from netscript_workers.testing import ManualClock
@@ -106,6 +107,36 @@ def test_however_its_members_end_a_batch_is_complete(store: Store) -> None:
     hand.end(again)
     assert counted(store) == [(5, 5, True)]
     assert len(callbacks(store)) == 1
+    assert_clean(store)
+
+
+@pytest.mark.parametrize("options", [{}, {"concurrency_key": "k"}, {"delay": 3600}])
+def test_members_that_are_cancelled_while_they_wait_are_final(
+    store: Store, options: dict[str, Any]
+) -> None:
+    work, _ = store_work(store, batch_of(3, **options))
+    ids = [new.id for new in work.executions]
+    cancelling.cancel(store, ids[0])
+    assert cancelling.cancel_chunk(store, ids) == 2
+    hand = Hand(store)
+    assert hand.claim_one().job_id == "b"
+    assert counted(store) == [(3, 3, True)]
+    assert sweep(store) == 0
+    # Retried in bulk, they run again, and the callback does not.
+    assert retries.retry_chunk(store, ids) == 3
+    assert sorted(drain(hand)) == sorted(ids)
+    assert len(callbacks(store)) == 1
+
+
+def test_members_that_are_retried_in_bulk_are_waited_for(store: Store) -> None:
+    work, _ = store_work(store, batch_of(3), batch_of(2))
+    ids = [new.id for new in work.executions]
+    cancelling.cancel_chunk(store, [*ids[:2], ids[3]])
+    assert retries.retry_chunk(store, ids) == 3
+    assert sweep(store) == 0
+    drain(Hand(store))
+    assert counted(store) == [(3, 3, True), (2, 2, True)]
+    assert len(callbacks(store)) == 2
     assert_clean(store)
 
 

@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import text
 
 from netscript_workers.domain import NewExecution
+from netscript_workers.ids import new_id
 from netscript_workers.store import claims
 from netscript_workers.store.engine import Store
 from netscript_workers.testing import ManualClock
@@ -28,7 +29,7 @@ def test_due_executions_are_promoted_in_chunks_and_tell_when_the_next_is_due(
 def test_the_probe_sees_ready_due_and_noted_work(timed_store: Store, clock: ManualClock) -> None:
     def probe() -> claims.Probe:
         with timed_store.read() as conn:
-            return claims.probe(conn, timed_store.dialect)
+            return claims.probe(conn, timed_store.dialect, new_id())
 
     assert probe() == claims.Probe(ready=False, notes=False, next_due=None)
     put(timed_store, new(delay=5_000_000))
@@ -56,6 +57,8 @@ def test_the_claim_reads_the_partial_index_however_much_is_blocked(store: Store)
         bound = {"topic": "default", "jobs": '["a"]', "slots": 5, "worker": new().id, "now": 1}
         if store.is_sqlite:
             bound["token"] = 1
+        else:
+            bound["low"] = 0
         statement = store.dialect.claim()
         plan = conn.execute(text(asked + statement.text), bound).all()
     assert "netscript_executions_ready" in str(plan)

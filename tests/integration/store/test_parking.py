@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from netscript_workers.ids import new_id
 from netscript_workers.store import claims, parking
 from netscript_workers.store.engine import Store
 from tests.kit import Hand, detail, new, put, run, scalar
@@ -24,7 +25,7 @@ def test_parked_work_is_no_reason_to_claim(store: Store) -> None:
     put(store, new("strange"), new("strange", topic="other"))
     parking.park(store)
     with store.read() as conn:
-        assert not claims.probe(conn, store.dialect).ready
+        assert not claims.probe(conn, store.dialect, new_id()).ready
         assert claims.ready_topics(conn) == []
 
 

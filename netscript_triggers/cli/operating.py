@@ -1,0 +1,237 @@
+"""Changing executions by hand: retry, cancel, discard; explaining one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from netscript_triggers.cli.opening import opened
+from netscript_triggers.cli.output import AsJson, ProjectDir, complain, load_settings, print_json
+from netscript_workers.errors import NetscriptError
+
+if TYPE_CHECKING:
+    from netscript_workers.records import ExecutionDetail, Explanation
+    from netscript_workers.store.bulk import Changed
+    from netscript_workers.store.engine import Store
+    from netscript_workers.store.queries import ExecutionFilter
+
+Ids = Annotated[list[str] | None, typer.Argument(help="Executions.", show_default=False)]
+Status = Annotated[str | None, typer.Option(help="All of this status.", show_default=False)]
+Job = Annotated[str | None, typer.Option(help="All of this job.", show_default=False)]
+Topic = Annotated[str | None, typer.Option(help="All of this topic.", show_default=False)]
+Correlation = Annotated[
+    str | None, typer.Option("--correlation-id", help="All that one cause led to.")
+]
+Reason = Annotated[str | None, typer.Option(help="All with this reason.", show_default=False)]
+All = Annotated[bool, typer.Option("--all", help="Without any other condition.")]
+
+
+def retry(
+    ids: Ids = None,
+    payload: Annotated[
+        str | None,
+        typer.Option(
+            help="Run the job of one execution with this JSON, as a new execution.",
+            show_default=False,
+        ),
+    ] = None,
+    status: Status = None,
+    job: Job = None,
+    topic: Topic = None,
+    correlation_id: Correlation = None,
+    reason: Reason = None,
+    all_: All = False,
+    project: ProjectDir = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Run executions again: failed and cancelled ones by id, or failed ones by a condition."""
+    from netscript_workers.store import bulk, retries
+
+    wanted = wanted_from(status, reason, job, topic, correlation_id)
+    _check_usage(ids, wanted, everything=all_)
+    if payload is not None and (ids is None or len(ids) != 1):
+        raise typer.BadParameter("name one execution with it", param_hint="--payload")
+    with opened(project, rings=True) as store:
+        if payload is not None and ids:
+            edited = _payload(payload)
+            catalog = _catalog(store, project)
+            _each(
+                store,
+                ids,
+                lambda id_: retries.retry_edited(store, id_, edited, catalog),
+                "runs again with another payload, as {new}",
+                as_json=as_json,
+            )
+        elif ids:
+            _each(store, ids, lambda id_: retries.retry(store, id_), "runs again", as_json=as_json)
+        else:
+            _say(bulk.retry_many(store, wanted), "run again", as_json=as_json)
+
+
+def cancel(
+    ids: Ids = None,
+    status: Status = None,
+    job: Job = None,
+    topic: Topic = None,
+    correlation_id: Correlation = None,
+    reason: Reason = None,
+    all_: All = False,
+    project: ProjectDir = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Cancel executions that are not finished; those that run are ended by their workers."""
+    from netscript_workers.store import bulk, cancelling
+
+    wanted = wanted_from(status, reason, job, topic, correlation_id)
+    _check_usage(ids, wanted, everything=all_)
+    with opened(project, rings=True) as store:
+        if ids:
+            done = "is {status}"
+            _each(store, ids, lambda id_: cancelling.cancel(store, id_), done, as_json=as_json)
+        else:
+            _say(bulk.cancel_many(store, wanted), "are cancelled", as_json=as_json)
+
+
+def discard(
+    ids: Annotated[list[str], typer.Argument(help="Failed executions.", show_default=False)],
+    project: ProjectDir = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Put dead letters away: failed executions become cancelled, and keep their error."""
+    from netscript_workers.store import retries
+
+    with opened(project) as store:
+        _each(store, ids, lambda id_: retries.discard(store, id_), "is discarded", as_json=as_json)
+
+
+def explain(
+    execution_id: Annotated[str, typer.Argument(metavar="EXECUTION", show_default=False)],
+    project: ProjectDir = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Tell what an execution does, what it waits for, or how it ended."""
+    with opened(project) as store:
+        told = explanation_of(store, execution_id)
+    if as_json:
+        print_json(told)
+    else:
+        typer.echo(f"{told.code}: {told.sentence}")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands."""
+    for command in (retry, cancel, discard, explain):
+        app.command()(command)
+
+
+def explanation_of(store: Store, execution_id: str) -> Explanation:
+    """Explain an execution.
+
+    Raises:
+        ExecutionNotFoundError: There is none with this id.
+    """
+    from netscript_workers.store.explain import explain as tell
+
+    with store.snapshot() as conn:
+        return tell(conn, store.dialect, execution_id, now=store.now(conn))
+
+
+def wanted_from(
+    status: str | None,
+    reason: str | None,
+    job: str | None,
+    topic: str | None,
+    correlation_id: str | None = None,
+) -> ExecutionFilter:
+    """Return the filter that options ask for; a wrong word is wrong usage."""
+    from netscript_workers.domain import ExecutionStatus
+    from netscript_workers.domain import Reason as Reasons
+    from netscript_workers.store.queries import ExecutionFilter
+
+    return ExecutionFilter(
+        status=None
+        if status is None
+        else ExecutionStatus(one_of(ExecutionStatus, status, "status")),
+        reason=None if reason is None else Reasons(one_of(Reasons, reason, "reason")),
+        job_id=job,
+        topic=topic,
+        correlation_id=correlation_id,
+    )
+
+
+def one_of(known: Any, given: str, option: str) -> str:
+    """Return a word if it is one of an enum's; else it is wrong usage."""
+    words = [one.value for one in known]
+    if given not in words:
+        raise typer.BadParameter(f"use one of {', '.join(words)}", param_hint=f"--{option}")
+    return given
+
+
+def _check_usage(ids: Sequence[str] | None, wanted: ExecutionFilter, *, everything: bool) -> None:
+    if ids and (everything or not wanted.is_empty):
+        raise typer.BadParameter("name executions, or give conditions, but not both")
+    if not (ids or everything) and wanted.is_empty:
+        raise typer.BadParameter("name executions, give a condition such as --job, or say --all")
+
+
+def _catalog(store: Store, project: Path) -> Any:
+    from netscript_workers.registry import discover_jobs
+    from netscript_workers.store.definitions import StoredCatalog
+
+    settings = load_settings(project)
+    return StoredCatalog(store, discover_jobs(settings.project_dir, settings.jobs_dir))
+
+
+def _payload(given: str) -> Any:
+    try:
+        return json.loads(given)
+    except ValueError as error:
+        raise typer.BadParameter(f"it is not JSON: {error}", param_hint="--payload") from None
+
+
+def _each(
+    store: Store,
+    ids: Sequence[str],
+    change: Callable[[str], str | None],
+    done: str,
+    *,
+    as_json: bool,
+) -> None:
+    """Change executions one by one and say what became of each; exit 1 if one was refused."""
+    from netscript_workers.records import plain
+    from netscript_workers.store import queries
+
+    changed: list[ExecutionDetail] = []
+    refused: list[dict[str, str]] = []
+    for id_ in ids:
+        try:
+            new = change(id_)
+        except NetscriptError as error:
+            refused.append({"id": id_, "code": error.code, "error": str(error)})
+            complain(error)
+            continue
+        with store.read() as conn:
+            detail = queries.get_execution(conn, new or id_, now=store.now(conn))
+        changed.append(detail)
+        if not as_json:
+            status = detail.execution.status.value
+            asked = detail.execution.cancel_requested
+            shown = "running, and its worker has been asked to end it" if asked else status
+            typer.echo(f"{id_} {done.format(new=new, status=shown)}.")
+    if as_json:
+        print_json({"executions": plain(changed), "errors": refused})
+    if refused:
+        raise typer.Exit(1)
+
+
+def _say(changed: Changed, what: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(changed)
+        return
+    noun = "execution" if changed.count == 1 else "executions"
+    skipped = f"; {changed.skipped} could not be changed" if changed.skipped else ""
+    typer.echo(f"{changed.count} {noun} {what}{skipped}.")
