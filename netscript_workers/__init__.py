@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from netscript_workers.jobs import JobDefinition, define_job_handler, job
     from netscript_workers.results import JobResult, create_failure_result, create_success_result
     from netscript_workers.retries import Retry
+    from netscript_workers.shutdown import ShutdownManager, ShutdownReport, ShutdownResource
     from netscript_workers.store.engine import configure_sqlite
     from netscript_workers.store.schema import include_name
     from netscript_workers.store.transaction import enqueue, enqueue_async
@@ -41,6 +42,9 @@ __all__ = [
     "NetscriptError",
     "PayloadInvalidError",
     "Retry",
+    "ShutdownManager",
+    "ShutdownReport",
+    "ShutdownResource",
     "Snooze",
     "StoreBusyError",
     "StoreUnavailableError",
@@ -74,6 +78,9 @@ _HOMES = {
     "NetscriptError": "errors",
     "PayloadInvalidError": "errors",
     "Retry": "retries",
+    "ShutdownManager": "shutdown",
+    "ShutdownReport": "shutdown",
+    "ShutdownResource": "shutdown",
     "Snooze": "errors",
     "StoreBusyError": "errors",
     "StoreUnavailableError": "errors",

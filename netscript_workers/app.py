@@ -60,7 +60,8 @@ def worker_options(settings: Settings) -> WorkerOptions:
     completed, failed = settings.retention_days
     return WorkerOptions(
         concurrency=settings.slots,
-        topics=settings.topics,
+        topics=settings.served_topics,
+        topic_rules=settings.topic_rules,
         heartbeat=settings.heartbeat_seconds,
         lease=settings.lease_seconds,
         grace=settings.shutdown_timeout,

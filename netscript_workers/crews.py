@@ -64,7 +64,7 @@ class Crew:
             store,
             worker_id,
             jobs=jobs,
-            topics=options.topics,
+            topics=options.plan.served,
             on_end=pump.ended,
             on_wanted=pump.look,
         )
@@ -141,7 +141,7 @@ class Crew:
         await asyncio.to_thread(self._guard.close)
 
     def _slots(self, runtime: RuntimeName) -> int:
-        all_of_them = self._options.concurrency
+        all_of_them = self._options.plan.capacity
         if runtime == self._options.runtime:
             return all_of_them
         return min(all_of_them, default_slots(runtime))

@@ -9,13 +9,14 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 
 from netscript_workers.domain import ClaimedExecution, Outcome
 from netscript_workers.execution.outcome import not_begun
 from netscript_workers.execution.runners.protocol import Runner
 from netscript_workers.store import suspects
 from netscript_workers.store.engine import Store
+from netscript_workers.topics import Places, Served
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class Isolation:
         worker_id: str,
         *,
         jobs: Collection[str],
-        topics: Sequence[str] | None,
+        topics: Served,
         on_end: Callable[[ClaimedExecution, Outcome | None], None],
         on_wanted: Callable[[], None],
     ) -> None:
@@ -44,14 +45,14 @@ class Isolation:
             store: Where suspects wait.
             worker_id: Who has them run.
             jobs: The ids of the jobs it knows.
-            topics: The topics it serves; None for all.
+            topics: The topics it serves.
             on_end: Called on the loop with every end; without an outcome where it is stored.
             on_wanted: Called from any thread when there may be a suspect to claim.
         """
         self._store = store
         self._worker_id = worker_id
         self._jobs = json.dumps(sorted(jobs))
-        self._topics = None if topics is None else json.dumps(list(topics))
+        self._topics = topics
         self._on_end = on_end
         self._on_wanted = on_wanted
         self._wanted = threading.Event()
@@ -75,13 +76,19 @@ class Isolation:
             self._wanted.set()
             self._on_wanted()
 
-    def claim(self) -> ClaimedExecution | None:
-        """Claim a suspect, if one is known to wait and there is a processor for it."""
+    def claim(self, places: Places | None = None) -> ClaimedExecution | None:
+        """Claim a suspect, if one is known to wait and there is a processor for it.
+
+        Args:
+            places: How many of each topic may be claimed, where that is bounded.
+        """
         if not self._wanted.is_set() or len(self._mine) >= (os.cpu_count() or 1):
             return None
-        found = suspects.claim(self._store, self._worker_id, self._jobs, self._topics)
+        topics = self._topics if places is None else places.narrow(self._topics)
+        found = suspects.claim(self._store, self._worker_id, self._jobs, topics)
         if found is None:
-            self._wanted.clear()
+            if topics == self._topics:  # else one may wait for a place in another topic
+                self._wanted.clear()
         else:
             self._mine[found.id] = found.token
         return found

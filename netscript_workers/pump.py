@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -31,6 +31,7 @@ from netscript_workers.store.retention import Retention
 from netscript_workers.store.steps import FinishedStep, LogLine, Progress
 from netscript_workers.store.tick import Done, Ticker, Work
 from netscript_workers.store.wake import Bell, Waiter
+from netscript_workers.topics import Places, TopicPlan, TopicRule, TopicSlots
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,8 @@ class WorkerOptions:
 
     Attributes:
         concurrency: Executions at a time.
-        topics: The topics it serves; None for all.
+        topics: The topics it serves; None for all but those that are distributed.
+        topic_rules: What the configuration says of topics.
         heartbeat: Seconds between renewals of its lease.
         lease: Seconds after which a silent worker is given up.
         grace: Seconds that running executions get when the worker stops.
@@ -65,6 +67,7 @@ class WorkerOptions:
 
     concurrency: int = 100
     topics: Sequence[str] | None = None
+    topic_rules: Sequence[TopicRule] = ()
     heartbeat: float = 5.0
     lease: float = 30.0
     grace: float = 30.0
@@ -76,6 +79,11 @@ class WorkerOptions:
     runtime: RuntimeName = "in-process"
     kill_grace: float = 5.0
     recycling: Recycling = field(default_factory=Recycling)
+
+    @property
+    def plan(self) -> TopicPlan:
+        """How the slots are shared among topics."""
+        return TopicPlan(self.topics, self.topic_rules, self.concurrency)
 
 
 @dataclass(slots=True)
@@ -111,7 +119,9 @@ class Pump:
         self.strangers = threading.Event()
         self._store = store
         self._worker_id = worker_id
-        self._concurrency = options.concurrency
+        plan = options.plan
+        self._concurrency = plan.capacity
+        self._topics = None if plan.is_plain else TopicSlots(plan)
         self._bell = bell
         self._loop = loop
         self._waiter = Waiter(store, worker_id)
@@ -120,7 +130,7 @@ class Pump:
             store,
             worker_id=worker_id,
             jobs={job.id: job.strict_order for job in jobs.values()},
-            topics=options.topics,
+            topics=plan.served,
             window=options.window,
         )
         self._ended: deque[Settled] = deque()
@@ -279,12 +289,7 @@ class Pump:
             known = self._running.keys() | ended
             leases.give_back_unknown(self._store, self._worker_id, known)
             self._unsure = False
-        free = self._concurrency - len(self._running.keys() - ended)
-        free -= self._claim_alone(free)
-        work.slots = free if self._claiming else 0
-        if self.lanes is not None:
-            work.lanes = self.lanes.shares(work.slots, self._running.keys() - ended)
-            work.slots = min(work.slots, sum(slots for _, slots in work.lanes))
+        self._share_slots(work, self._running.keys() - ended)
         # A hint may be lost, and who is busy waits for none.
         marks = self._ticker.marks
         overdue = time.monotonic() - self._looked_at > _POLL_SECONDS or marks.due_in <= 0
@@ -310,7 +315,9 @@ class Pump:
         self._running.update((claim.id, claim.token) for claim in done.claimed)
         if self.lanes is not None:
             self.lanes.take(done.claimed)
-        if ready and not done.claimed and all(slots > 0 for _, slots in work.lanes):
+        if self._topics is not None:
+            self._topics.take(done.claimed)
+        if ready and done.passed_over:
             self.strangers.set()
         self._loop.call_soon_threadsafe(self._hand_over, done, held)
         if done.others:
@@ -335,16 +342,31 @@ class Pump:
             # Behind the start of what was claimed before, before that of what comes next.
             self._loop.call_soon_threadsafe(self.cancel, execution_id)
 
+    def _share_slots(self, work: Work, running: Set[str]) -> None:
+        """Say how many executions may be claimed, in all, of each topic and in each lane."""
+        free = self._concurrency - len(running)
+        places = None if self._topics is None else self._topics.free(running)
+        free -= self._claim_alone(free, places)
+        if places is not None:
+            free, work.places = places.total, places
+        work.slots = free if self._claiming else 0
+        if self.lanes is not None:
+            work.lanes = self.lanes.shares(work.slots, running)
+            work.slots = min(work.slots, sum(slots for _, slots in work.lanes))
+
     def _has_looked(self) -> None:
         self._look, self._looked_at = False, time.monotonic()
 
-    def _claim_alone(self, free: int) -> int:
+    def _claim_alone(self, free: int, places: Places | None) -> int:
         """Claim what must run in a process of its own, into slots like any; tell how much."""
         count = 0
         while self._claiming and self.isolation is not None and count < free:
-            claim = self.isolation.claim()
+            claim = self.isolation.claim(places)
             if claim is None:
                 break
+            if places is not None and self._topics is not None:
+                places.take(claim.topic, 1)
+                self._topics.take([claim])
             self._running[claim.id] = claim.token
             self._loop.call_soon_threadsafe(self.isolation.start, claim)
             count += 1

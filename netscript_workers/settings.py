@@ -9,13 +9,16 @@ import os
 import tomllib
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, cast
 
 from pydantic import (
     AliasChoices,
+    BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
@@ -34,6 +37,7 @@ from pydantic_settings import (
 from netscript_workers.domain import RuntimeName
 from netscript_workers.errors import ConfigurationError, nearest
 from netscript_workers.lanes import default_slots
+from netscript_workers.topics import MAX_CONCURRENCY, TopicMode, TopicRule
 
 PREFIX = "NETSCRIPT_"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -42,6 +46,9 @@ _DAY = 24 * 3600
 _Days: TypeAlias = Annotated[float, Field(ge=0, le=36_500)]
 
 _SECRET = frozenset({"database_url", "api_tokens"})
+# What stands in a file as tables of their own, [topics.NAME], and nowhere else.
+_TABLES = "topic_tables"
+_NO_VARIABLE = f"{PREFIX}{_TABLES.upper()}"
 
 
 def _split(value: Any) -> Any:
@@ -49,6 +56,26 @@ def _split(value: Any) -> Any:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip()) or None
     return value
+
+
+def _topic(entry: str) -> tuple[str, int | None]:
+    """Read `payments` or `payments:10`: a name and how many of it run at a time.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    name, colon, number = entry.partition(":")
+    name = name.strip()
+    if not colon:
+        return name, None
+    try:
+        count = int(number)
+    except ValueError:
+        count = 0
+    if not name or not 1 <= count <= MAX_CONCURRENCY:
+        msg = f"write NAME or NAME:CONCURRENCY (1 to {MAX_CONCURRENCY:,}), not {entry!r}"
+        raise ValueError(msg)
+    return name, count
 
 
 def _two_numbers(value: Any) -> Any:
@@ -61,6 +88,16 @@ def _two_numbers(value: Any) -> Any:
         parts: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - what a file may hold
         return (parts[0], 90.0) if len(parts) == 1 else tuple(parts)
     return value
+
+
+class TopicTable(BaseModel):
+    """`[tool.netscript.topics.NAME]` in the project's file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    concurrency: int | None = Field(default=None, ge=1, le=MAX_CONCURRENCY)
+    mode: TopicMode = "combined"
+    rate: str | None = None
 
 
 class SettingsWarning(UserWarning):
@@ -83,7 +120,7 @@ class Settings(BaseSettings):
     concurrency: int | None = Field(
         default=None,
         ge=1,
-        le=10_000,
+        le=MAX_CONCURRENCY,
         validation_alias=AliasChoices("concurrency", "WORKERS_CONCURRENCY"),
     )
     runtime: RuntimeName = "in-process"
@@ -91,6 +128,7 @@ class Settings(BaseSettings):
     recycle_runs: int = Field(default=10_000, ge=1)
     recycle_mib: int = Field(default=512, ge=1)
     topics: Annotated[tuple[str, ...] | None, NoDecode, BeforeValidator(_split)] = None
+    topic_tables: dict[str, TopicTable] = Field(default_factory=dict[str, TopicTable])
     api_tokens: SecretStr | None = None
     host: str = "127.0.0.1"
     port: int = Field(default=8091, ge=0, le=65_535)
@@ -122,10 +160,11 @@ class Settings(BaseSettings):
 
     @field_validator("topics")
     @classmethod
-    def _only_names(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        for name in value or ():
-            if ":" in name:
-                msg = f"a limit for a topic ({name}) is not available in this version"
+    def _only_topics(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        names = [_topic(entry)[0] for entry in value or ()]
+        for name in names:
+            if names.count(name) > 1:
+                msg = f'the topic "{name}" stands there twice'
                 raise ValueError(msg)
         return value
 
@@ -192,6 +231,25 @@ class Settings(BaseSettings):
             raise _explain(error, place, given) from None
 
     @property
+    def served_topics(self) -> tuple[str, ...] | None:
+        """The names of the topics that workers serve; None for all."""
+        return None if self.topics is None else tuple(_topic(entry)[0] for entry in self.topics)
+
+    @property
+    def topic_rules(self) -> tuple[TopicRule, ...]:
+        """What is said of topics, in the file's tables and where they are named."""
+        rules = {
+            name: TopicRule(name=name, **table.model_dump())
+            for name, table in self.topic_tables.items()
+        }
+        for name, concurrency in map(_topic, self.topics or ()):
+            rule = rules.get(name, TopicRule(name=name))
+            if concurrency is not None:
+                rule = replace(rule, concurrency=concurrency)
+            rules[name] = rule
+        return tuple(rules.values())
+
+    @property
     def slots(self) -> int:
         """Executions at a time: as set, or 100 in-process and one per processor elsewhere."""
         return default_slots(self.runtime) if self.concurrency is None else self.concurrency
@@ -218,7 +276,7 @@ class _ProjectFile(PydanticBaseSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         path, table = project_table(self._place)
-        known = set(Settings.model_fields) - {"project_dir"}
+        known = set(Settings.model_fields) - {"project_dir", _TABLES}
         for key in table:
             if key not in known:
                 close = nearest(key, known)
@@ -226,7 +284,10 @@ class _ProjectFile(PydanticBaseSettingsSource):
                     f'{path.name}: there is no setting "{key}".',
                     hint=f'Did you mean "{close}"?' if close else None,
                 )
-        return dict(table)
+        given = dict(table)
+        if isinstance(given.get("topics"), Mapping):
+            given[_TABLES] = given.pop("topics")
+        return given
 
 
 def project_table(place: Path) -> tuple[Path, Mapping[str, Any]]:
@@ -265,7 +326,7 @@ def _ours(environment: Mapping[str, str | None]) -> Mapping[str, str | None]:
     return {
         name: value
         for name, value in environment.items()
-        if name.upper().startswith((PREFIX, "WORKERS_"))
+        if name.upper().startswith((PREFIX, "WORKERS_")) and name.upper() != _NO_VARIABLE
     }
 
 
@@ -273,6 +334,7 @@ def _warn_of_unknown(environment: Mapping[str, str]) -> None:
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} - {
         f"{PREFIX}PROJECT_DIR",
         f"{PREFIX}CONCURRENCY",
+        _NO_VARIABLE,
     }
     for name in environment:
         if not name.startswith(PREFIX) or name in known or name.startswith(f"{PREFIX}TEST_"):
@@ -289,6 +351,13 @@ def _explain(error: ValidationError, place: Path, flags: Mapping[str, Any]) -> C
     fault = error.errors(include_url=False)[0]
     field = str(fault["loc"][0]) if fault["loc"] else ""
     field = "concurrency" if field == "WORKERS_CONCURRENCY" else field
+    if field == _TABLES:
+        path, _ = project_table(place)
+        where = ".".join(map(str, ("topics", *fault["loc"][1:])))
+        told = fault["msg"].removeprefix("Value error, ")
+        return ConfigurationError(
+            f"{path.name}, {where}: {fault['input']!r} can't be used: {told}."
+        )
     told = fault["msg"].removeprefix("Value error, ")
     if not field:
         return ConfigurationError(f"The settings don't fit together: {told}.")

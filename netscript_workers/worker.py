@@ -104,7 +104,7 @@ class Worker:
         record = WorkerRecord(
             id=self.id,
             version=self._options.version,
-            concurrency=self._options.concurrency,
+            concurrency=self._options.plan.capacity,
             jobs=tuple(sorted(self._jobs)),
             lifeline=lifeline.path,
         )

@@ -27,6 +27,7 @@ from netscript_workers.store.leases import WorkerRecord
 from netscript_workers.store.outbox import Submission
 from netscript_workers.store.outcomes import Settled
 from netscript_workers.store.tick import Done, Ticker, Work
+from netscript_workers.topics import Served
 
 
 def new(job: str = "a", payload: str = "{}", **facts: Any) -> NewExecution:
@@ -81,7 +82,7 @@ class Hand:
         return claimed
 
     def claim_suspect(self) -> ClaimedExecution | None:
-        return suspects.claim(self._store, self.id, self._jobs, None)
+        return suspects.claim(self._store, self.id, self._jobs, Served())
 
     def end(
         self, claim: ClaimedExecution, verdict: Verdict = Verdict.COMPLETE, **facts: Any

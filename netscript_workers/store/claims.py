@@ -13,6 +13,7 @@ from netscript_workers.domain import ClaimedExecution
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.marks import HAS_READY, Marks
 from netscript_workers.store.outbox import PRIORITY_STEP
+from netscript_workers.topics import Places, Served
 
 PROMOTED_AT_A_TIME = 500
 
@@ -23,16 +24,16 @@ _URGENCY = itemgetter(-1, 0)
 class TopicRotation:
     """Which topics to claim from, in turns, so that a hot one can't take every slot."""
 
-    def __init__(self, only: Sequence[str] | None = None) -> None:
-        """Serve `only` these topics, or all."""
-        self._only = only
+    def __init__(self, served: Served) -> None:
+        """Take turns among these topics."""
+        self._served = served
         self._turn = 0
 
     def next_order(self, conn: Connection, dialect: Dialect, marks: Marks) -> list[str]:
         """Return the topics that have ready executions, a different one first each time."""
         has_marks = marks.refresh(conn)
         found = marks.ready_topics(conn, dialect) if has_marks else ready_topics(conn)
-        serving = found if self._only is None else [name for name in found if name in self._only]
+        serving = [name for name in found if name in self._served]
         if not serving:
             return []
         self._turn += 1
@@ -55,6 +56,7 @@ def claim(
     slots: int,
     now: int,
     marks: Marks,
+    places: Places | None = None,
 ) -> list[ClaimedExecution]:
     """Claim up to `slots` ready executions for a worker, the most urgent of each topic first.
 
@@ -67,17 +69,24 @@ def claim(
         slots: How many executions the worker can start at once.
         now: The database's present.
         marks: Where in a topic to begin.
+        places: How many of each topic it can; by default as many as there are slots. What is
+            claimed is taken from them.
     """
     claimed: list[ClaimedExecution] = []
+    if places is None:
+        places = Places(slots)
+    topics = [topic for topic in topics if places.of(topic) > 0]
     if not topics or slots <= 0:
         return claimed
     token = dialect.draw_token(conn)
     share = -(-slots // len(topics))
     for limit in (share, slots):
         for topic in topics:
-            free = min(limit, slots - len(claimed))
-            if free <= 0:
+            if len(claimed) >= slots:
                 return claimed
+            free = min(limit, slots - len(claimed), places.of(topic))
+            if free <= 0:
+                continue
             bound = {
                 "topic": topic,
                 "jobs": jobs,
@@ -94,6 +103,7 @@ def claim(
             if rows:
                 marks.claimed(topic, rows[0].sort_at)
             claimed += [ClaimedExecution._make(row[:-1]) for row in rows]
+            places.take(topic, len(rows))
         if len(topics) == 1:
             return claimed
     return claimed

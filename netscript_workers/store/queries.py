@@ -112,7 +112,7 @@ def list_executions(
         raise CursorError
     if wanted.names_nothing():
         return Page((), None)
-    if wanted.status is None and wanted.reason in _ENDS:
+    if wanted.status is None and wanted.reason is not None and wanted.reason in _ENDS:
         # There is an index of finished executions by their status, and none by their reason.
         wanted = replace(wanted, status=_ENDS[wanted.reason])
     conditions, bound = wanted.conditions()

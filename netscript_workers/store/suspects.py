@@ -7,6 +7,7 @@ runs in a process of its own, where guilt is certain.
 
 from __future__ import annotations
 
+import json
 from functools import cache
 
 from sqlalchemy import TextClause, text
@@ -25,22 +26,23 @@ from netscript_workers.store.dialects import CLAIMED_COLUMNS, Dialect
 from netscript_workers.store.engine import Store
 from netscript_workers.store.outcomes import Settled
 from netscript_workers.store.schema import CLAIM_TOKEN, attempts
+from netscript_workers.topics import Served
 
 
-def any_waiting(store: Store, jobs: str, topics: str | None) -> bool:
+def any_waiting(store: Store, jobs: str, topics: Served) -> bool:
     """Tell whether a suspect waits that a worker with these jobs and topics may run.
 
     Args:
         store: Where to look.
         jobs: The ids of the jobs it knows, as a JSON array.
-        topics: The topics it serves, as a JSON array; None for all.
+        topics: The topics it serves.
     """
     with store.read() as conn:
         found = conn.execute(_waiting(store.dialect), _asked(jobs, topics))
         return found.first() is not None
 
 
-def claim(store: Store, worker_id: str, jobs: str, topics: str | None) -> ClaimedExecution | None:
+def claim(store: Store, worker_id: str, jobs: str, topics: Served) -> ClaimedExecution | None:
     """Claim the most urgent suspect for a worker, if there is any."""
     dialect = store.dialect
     with store.begin() as conn:
@@ -123,9 +125,10 @@ def _last_outcome(claim: ClaimedExecution, crashes: int, death: Death) -> Outcom
     )
 
 
-def _asked(jobs: str, topics: str | None) -> dict[str, object]:
+def _asked(jobs: str, topics: Served) -> dict[str, object]:
+    only, but = json.dumps(topics.only or ()), json.dumps(sorted(topics.but))
     asked: dict[str, object] = {"jobs": jobs, "many": SUSPECT_AFTER}
-    return {**asked, "topics": topics or "[]", "every": topics is None}
+    return {**asked, "topics": only, "every": topics.only is None, "but": but}
 
 
 def _suspects(dialect: Dialect) -> str:
@@ -135,6 +138,7 @@ def _suspects(dialect: Dialect) -> str:
         WHERE e.parked AND e.status = 'queued' AND e.losses >= :many
           AND e.job_id IN {dialect.members("jobs")}
           AND (CAST(:every AS boolean) OR e.topic IN {dialect.members("topics")})
+          AND e.topic NOT IN {dialect.members("but")}
           AND NOT EXISTS (SELECT 1 FROM netscript_topics t WHERE t.name = e.topic AND t.paused)
         """
 

@@ -25,6 +25,7 @@ from netscript_workers.store.marks import Marks
 from netscript_workers.store.outbox import Submission
 from netscript_workers.store.outcomes import Settled
 from netscript_workers.store.steps import FinishedStep, LogLine, Progress
+from netscript_workers.topics import Places, Served
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Work:
         progress: How far running executions are.
         logs: Lines that handlers logged.
         slots: How many executions could be started now.
+        places: How many of each topic, where topics have limits or slots of their own.
         lanes: Where some jobs have fewer: ids of jobs, as a JSON array, and how many of them.
         look: Look for new notes and due executions, because somebody rang or time has passed.
         found: What a look has found just now, so that none is needed.
@@ -54,6 +56,7 @@ class Work:
     progress: list[Progress] = field(default_factory=list[Progress])
     logs: list[LogLine] = field(default_factory=list[LogLine])
     slots: int = 0
+    places: Places | None = None
     lanes: Sequence[tuple[str, int]] = ()
     look: bool = False
     found: Probe | None = None
@@ -77,6 +80,8 @@ class Done:
         full: Every slot was filled, so there may be more.
         others: Something became ready that this worker may have no slot for.
         more: There are notes left to look at.
+        passed_over: There was something ready that could have been started, and nothing was
+            claimed.
     """
 
     claimed: list[ClaimedExecution] = field(default_factory=list[ClaimedExecution])
@@ -87,6 +92,7 @@ class Done:
     full: bool = False
     others: bool = False
     more: bool = False
+    passed_over: bool = False
 
 
 class Ticker:
@@ -98,7 +104,7 @@ class Ticker:
         *,
         worker_id: str,
         jobs: Mapping[str, bool],
-        topics: Sequence[str] | None = None,
+        topics: Sequence[str] | Served | None = None,
         window: int = DEFAULT_WINDOW,
     ) -> None:
         """Prepare for a worker.
@@ -115,7 +121,8 @@ class Ticker:
         self._worker_id = worker_id
         self._strict = jobs
         self._jobs = json.dumps(sorted(jobs))
-        self._rotation = TopicRotation(topics)
+        self._served = topics if isinstance(topics, Served) else Served(_only(topics))
+        self._rotation = TopicRotation(self._served)
         self._window = window
         self._topics: list[str] = []
         self._topics_read = float("-inf")
@@ -156,12 +163,15 @@ class Ticker:
                 changed += admissions.admit(conn, self._store.dialect, keys, stored.released)
             made_ready = stored.ready or any(status == "queued" for _, status in changed)
             done.claimed = self._claim(conn, work, fresh=work.look or made_ready)
+            done.passed_over = not done.claimed and self._could_claim(work)
             changed += [(claim.id, "running") for claim in done.claimed]
             changes.record(conn, self._store.dialect, list(dict(changed).items()), now)
         if self._next_due is not None:
             done.next_in = max(0.0, (self._next_due - now) / 1e6)
         done.full = len(done.claimed) >= work.slots
-        done.others |= made_ready and (done.full or bool(work.lanes))
+        # Some of it may be of topics or jobs for which there is no place here.
+        partly = bool(work.lanes) or work.places is not None or not self._served.is_all
+        done.others |= made_ready and (done.full or partly)
         return done
 
     def _save_notes(self, conn: Connection, work: Work, done: Done, now: int) -> None:
@@ -234,15 +244,27 @@ class Ticker:
         if fresh or not self._topics or clock - self._topics_read > _TOPICS_SECONDS:
             self._topics = self._rotation.next_order(conn, self._store.dialect, self.marks)
             self._topics_read = clock
+        # Those that the lanes below share; a tick that is rolled back leaves the work's as it was.
+        places = None if work.places is None else work.places.copy()
         if work.lanes:
+            places = places or Places(work.slots)
             claimed: list[ClaimedExecution] = []
             for jobs, slots in work.lanes:
                 free = min(slots, work.slots - len(claimed))
-                claimed += self._claim_some(conn, jobs, free)
+                claimed += self._claim_some(conn, jobs, free, places)
             return claimed
-        return self._claim_some(conn, self._jobs, work.slots)
+        return self._claim_some(conn, self._jobs, work.slots, places)
 
-    def _claim_some(self, conn: Connection, jobs: str, slots: int) -> list[ClaimedExecution]:
+    def _could_claim(self, work: Work) -> bool:
+        """Tell whether anything was ready in a topic for which there was a place."""
+        if work.slots <= 0 or not all(slots > 0 for _, slots in work.lanes):
+            return False
+        places = work.places
+        return any(places is None or places.of(topic) > 0 for topic in self._topics)
+
+    def _claim_some(
+        self, conn: Connection, jobs: str, slots: int, places: Places | None
+    ) -> list[ClaimedExecution]:
         return claims.claim(
             conn,
             self._store.dialect,
@@ -253,6 +275,7 @@ class Ticker:
             # Not the tick's beginning: what was enqueued since then can't have started before.
             now=self._store.now(conn),
             marks=self.marks,
+            places=places,
         )
 
     def _one_by_one(self, work: Work) -> Done:
@@ -269,7 +292,8 @@ class Ticker:
             if failed is not None:
                 refusal = end._replace(outcome=_refused(end.outcome, failed))
                 total.stale |= self._commit(Work(ended=[refusal])).stale
-        return self._merge(total, self._commit(Work(slots=work.slots, lanes=work.lanes, look=True)))
+        rest = Work(slots=work.slots, places=work.places, lanes=work.lanes, look=True)
+        return self._merge(total, self._commit(rest))
 
     def _try(self, work: Work, execution_id: str, total: Done) -> str | None:
         try:
@@ -293,7 +317,12 @@ class Ticker:
         total.next_in, total.full = done.next_in, done.full
         total.others |= done.others
         total.more |= done.more
+        total.passed_over = done.passed_over
         return total
+
+
+def _only(topics: Sequence[str] | None) -> tuple[str, ...] | None:
+    return None if topics is None else tuple(topics)
 
 
 def _refused(outcome: Outcome, reason: str) -> Outcome:

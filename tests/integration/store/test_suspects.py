@@ -9,6 +9,7 @@ import pytest
 from netscript_workers.domain import CRASH_BUDGET, Death, Verdict
 from netscript_workers.store import leases, parking, retries, suspects
 from netscript_workers.store.engine import Store
+from netscript_workers.topics import Served
 from tests.integration.store.scenes import no_folder
 from tests.kit import Hand, detail, lose, new, put, rows, run, scalar, status, sweep
 
@@ -48,15 +49,15 @@ def test_suspects_are_claimed_by_who_knows_and_serves_them_and_the_most_urgent_f
 ) -> None:
     late = lose(store, new("a", topic="x"))
     urgent = lose(store, new("a", topic="y", priority=100))
-    assert suspects.claim(store, new().id, '["b"]', None) is None
-    assert not suspects.any_waiting(store, '["a"]', '["z"]')
+    assert suspects.claim(store, new().id, '["b"]', Served()) is None
+    assert not suspects.any_waiting(store, '["a"]', Served(("z",)))
     run(store, "INSERT INTO netscript_topics (name, paused) VALUES ('y', :yes)", yes=True)
-    found = suspects.claim(store, new().id, '["a"]', None)
+    found = suspects.claim(store, new().id, '["a"]', Served())
     assert found is not None and found.id == late.id
-    assert not suspects.any_waiting(store, '["a"]', None)
+    assert not suspects.any_waiting(store, '["a"]', Served())
     run(store, "DELETE FROM netscript_topics")
-    assert suspects.any_waiting(store, '["a"]', '["x", "y"]')
-    found = suspects.claim(store, new().id, '["a"]', '["y"]')
+    assert suspects.any_waiting(store, '["a"]', Served(("x", "y")))
+    found = suspects.claim(store, new().id, '["a"]', Served(("y",)))
     assert found is not None and found.id == urgent.id
 
 

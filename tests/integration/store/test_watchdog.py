@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
 import psycopg
@@ -43,7 +43,7 @@ def pg(postgres_url: str) -> Iterator[Store]:
 
 
 @contextmanager
-def reader(url: str) -> Iterator[psycopg.Connection]:
+def reader(url: str) -> Generator[psycopg.Connection]:
     """Keep a snapshot, as a report or a forgotten console does."""
     with psycopg.connect(url, application_name="report") as conn:
         conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ

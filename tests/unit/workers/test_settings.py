@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from netscript_workers.errors import ConfigurationError
 from netscript_workers.settings import Settings, SettingsWarning
+from netscript_workers.topics import TopicRule
 
 
 def test_flags_win_over_the_environment_over_the_file_over_the_default(
@@ -50,7 +52,9 @@ def test_a_relative_sqlite_file_lies_in_the_project(tmp_path: Path) -> None:
         ("NETSCRIPT_RUNTIME", "thread", "'in-process', 'worker-process', 'subprocess'"),
         ("NETSCRIPT_KILL_GRACE", "-1", "NETSCRIPT_KILL_GRACE"),
         ("NETSCRIPT_RECYCLE_RUNS", "0", "NETSCRIPT_RECYCLE_RUNS"),
-        ("NETSCRIPT_TOPICS", "payments:10", "a limit for a topic"),
+        ("NETSCRIPT_TOPICS", "payments:0", "NAME:CONCURRENCY (1 to 10,000), not 'payments:0'"),
+        ("NETSCRIPT_TOPICS", "payments:many", "NAME:CONCURRENCY"),
+        ("NETSCRIPT_TOPICS", "a,a:3", 'the topic "a" stands there twice'),
         ("NETSCRIPT_RETENTION_DAYS", "a", "NETSCRIPT_RETENTION_DAYS"),
         ("NETSCRIPT_RETENTION_DAYS", "1,2,3", "NETSCRIPT_RETENTION_DAYS"),
         pytest.param(
@@ -126,6 +130,44 @@ def test_topics_are_a_list_of_names(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert Settings.load(tmp_path).topics == ("payments", "mails")
     monkeypatch.setenv("NETSCRIPT_TOPICS", " , ")
     assert Settings.load(tmp_path).topics is None
+
+
+def test_topics_have_limits_where_they_are_named_and_in_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netscript.toml").write_text(
+        "[topics.payments]\nconcurrency = 10\nmode = 'distributed'\n"
+        "[topics.reports]\nrate = '100/m'\n"
+    )
+    settings = Settings.load(tmp_path)
+    payments = TopicRule(name="payments", concurrency=10, mode="distributed")
+    reports = TopicRule(name="reports", rate="100/m")
+    assert settings.served_topics is None
+    assert settings.topic_rules == (payments, reports)
+    monkeypatch.setenv("NETSCRIPT_TOPIC_TABLES", '{"mails": {}}')  # means nothing
+    settings = Settings.load(tmp_path, topics="payments:3, mails:1")
+    assert settings.served_topics == ("payments", "mails")
+    assert settings.topic_rules == (
+        TopicRule(name="payments", concurrency=3, mode="distributed"),
+        reports,
+        TopicRule(name="mails", concurrency=1),
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("mode = 'alone'", "netscript.toml, topics.payments.mode: 'alone' can't be used"),
+        ("concurrency = 0", "netscript.toml, topics.payments.concurrency: 0 can't be used"),
+        ("slots = 3", "netscript.toml, topics.payments.slots: 3 can't be used"),
+    ],
+)
+def test_a_table_of_a_topic_is_named_where_it_cannot_be_used(
+    tmp_path: Path, written: str, told: str
+) -> None:
+    (tmp_path / "netscript.toml").write_text(f"[topics.payments]\n{written}\n")
+    with pytest.raises(ConfigurationError, match=re.escape(told)):
+        Settings.load(tmp_path)
 
 
 def test_a_worker_has_a_hundred_slots_or_one_per_processor(

@@ -1,0 +1,165 @@
+"""Topics: which of them a worker serves, and how its slots are shared among them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from netscript_workers.domain import ClaimedExecution
+
+TopicMode: TypeAlias = Literal["combined", "distributed"]
+
+MAX_CONCURRENCY = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicRule:
+    """What the configuration says of a topic.
+
+    Attributes:
+        concurrency: How many of its executions run at a time in one worker; None for no bound.
+        mode: A `combined` topic shares the worker's slots. A `distributed` one is left alone by
+            workers that don't name it, and has slots of its own in those that do.
+        rate: How many of its executions start in a time, over all workers: `100/m`.
+    """
+
+    name: str
+    concurrency: int | None = None
+    mode: TopicMode = "combined"
+    rate: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Which topics a worker serves: `only` these or, if that is None, all; `but` those never."""
+
+    only: tuple[str, ...] | None = None
+    but: frozenset[str] = frozenset()
+
+    def __contains__(self, topic: str) -> bool:
+        """Tell whether a topic is one of them."""
+        return topic not in self.but and (self.only is None or topic in self.only)
+
+    @property
+    def is_all(self) -> bool:
+        """Whether there is none that it leaves alone."""
+        return self.only is None and not self.but
+
+
+@dataclass(slots=True)
+class Places:
+    """How many executions may be claimed now; what is taken counts at once.
+
+    Attributes:
+        shared: In all topics that share the worker's slots.
+        most: The bounds of some of these.
+        own: Of topics that have slots of their own.
+    """
+
+    shared: int
+    most: dict[str, int] = field(default_factory=dict[str, int])
+    own: dict[str, int] = field(default_factory=dict[str, int])
+
+    def copy(self) -> Places:
+        """Return the same, to be counted apart."""
+        return Places(self.shared, dict(self.most), dict(self.own))
+
+    def of(self, topic: str) -> int:
+        """Return how many of a topic may be claimed."""
+        if topic in self.own:
+            return self.own[topic]
+        return min(self.shared, self.most.get(topic, self.shared))
+
+    def take(self, topic: str, count: int) -> None:
+        """Count what was claimed."""
+        if topic in self.own:
+            self.own[topic] -= count
+            return
+        self.shared -= count
+        if topic in self.most:
+            self.most[topic] -= count
+
+    @property
+    def total(self) -> int:
+        """How many may be claimed in all."""
+        return max(self.shared, 0) + sum(max(free, 0) for free in self.own.values())
+
+    def narrow(self, served: Served) -> Served:
+        """Return those of the topics that have a place left."""
+        full = {name for name in (*self.most, *self.own) if self.of(name) <= 0}
+        if self.shared > 0:
+            return Served(served.only, served.but | full)
+        return Served(tuple(name for name in self.own if name not in full and name in served))
+
+
+class TopicPlan:
+    """How one worker's slots are shared among topics."""
+
+    def __init__(
+        self, only: Sequence[str] | None, rules: Iterable[TopicRule], concurrency: int
+    ) -> None:
+        """Plan for a worker.
+
+        Args:
+            only: The topics that it was told to serve; None for all.
+            rules: What the configuration says of topics.
+            concurrency: Its slots.
+        """
+        known = {rule.name: rule for rule in rules}
+        apart = {name for name, rule in known.items() if rule.mode == "distributed"}
+        if only is None:
+            self.served = Served(but=frozenset(apart))
+        else:
+            self.served = Served(only=tuple(only))
+        mine = [rule for name, rule in known.items() if name in self.served]
+        self.own: dict[str, int] = {
+            rule.name: rule.concurrency or concurrency for rule in mine if rule.name in apart
+        }
+        self.most: dict[str, int] = {
+            rule.name: rule.concurrency
+            for rule in mine
+            if rule.concurrency is not None and rule.name not in apart
+        }
+        # Who serves topics apart alone has no use for slots that are shared.
+        shares = only is None or any(name not in apart for name in only)
+        self.shared = concurrency if shares else 0
+
+    @property
+    def capacity(self) -> int:
+        """How many executions run at a time in all."""
+        return self.shared + sum(self.own.values())
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every topic may use every slot, so that nothing is to be counted."""
+        return not (self.own or self.most)
+
+
+class TopicSlots:
+    """Counts what runs of topics that are bounded. Used by the tick's thread alone."""
+
+    def __init__(self, plan: TopicPlan) -> None:
+        """Count for a worker with this plan."""
+        self._plan = plan
+        self._topics: dict[str, str] = {}
+
+    def take(self, claims: Iterable[ClaimedExecution]) -> None:
+        """Count executions that were claimed just now."""
+        plan = self._plan
+        for claim in claims:
+            if claim.topic in plan.own or claim.topic in plan.most:
+                self._topics[claim.id] = claim.topic
+
+    def free(self, running: Collection[str]) -> Places:
+        """Return what may be claimed now, while executions with these ids still run."""
+        self._topics = {id_: topic for id_, topic in self._topics.items() if id_ in running}
+        used = Counter(self._topics.values())
+        plan = self._plan
+        shared = plan.shared - len(running) + sum(used[name] for name in plan.own)
+        return Places(shared, _left(plan.most, used), _left(plan.own, used))
+
+
+def _left(slots: Mapping[str, int], used: Mapping[str, int]) -> dict[str, int]:
+    return {name: count - used.get(name, 0) for name, count in slots.items()}
