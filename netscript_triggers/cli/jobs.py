@@ -109,7 +109,7 @@ def trigger(
     """Enqueue a job."""
     from netscript_workers.actions import Cause, enqueue_job, resolve
     from netscript_workers.app import HOUR, open_store
-    from netscript_workers.domain import TriggeredBy
+    from netscript_workers.domain import IDEMPOTENCY_MODES, TriggeredBy
     from netscript_workers.registry import discover_jobs
     from netscript_workers.store import outbox
     from netscript_workers.store.definitions import StoredCatalog
@@ -118,6 +118,9 @@ def trigger(
 
     if timeout is not None and not wait:
         raise typer.BadParameter("it is for --wait", param_hint="--timeout")
+    if idempotency not in IDEMPOTENCY_MODES:
+        told = f"use one of {', '.join(IDEMPOTENCY_MODES)}"
+        raise typer.BadParameter(told, param_hint="--idempotency")
     settings = load_settings(project)
     action = enqueue_job(
         job_id,
@@ -126,7 +129,7 @@ def trigger(
         concurrency_key=concurrency_key,
         priority=priority,
         delay=delay,
-        idempotency=cast("IdempotencyMode", idempotency),  # it is checked like any value
+        idempotency=cast("IdempotencyMode", idempotency),
         max_wait=max_wait,
     )
     jobs = discover_jobs(settings.project_dir, settings.jobs_dir)
