@@ -15,6 +15,7 @@ from netscript_workers.clock import MAX_MICROS, MICROSECONDS, to_micros
 from netscript_workers.domain import (
     IDEMPOTENCY_MODES,
     IdempotencyMode,
+    Limit,
     NewExecution,
     TriggeredBy,
 )
@@ -22,6 +23,7 @@ from netscript_workers.errors import ConfigurationError, PayloadInvalidError
 from netscript_workers.ids import new_id
 from netscript_workers.jobs import JobDefinition, check_priority
 from netscript_workers.options import check_type
+from netscript_workers.rates import limit_of
 
 P = TypeVar("P", default=Any)
 
@@ -230,6 +232,7 @@ class PreparedJob:
     strict_order: bool
     payload: str
     fingerprint: str
+    limited: Limit | None = None
 
 
 def prepare(definition: JobDefinition[Any, Any], payload: Any) -> PreparedJob:
@@ -251,6 +254,7 @@ def prepare(definition: JobDefinition[Any, Any], payload: Any) -> PreparedJob:
         strict_order=definition.strict_order,
         payload=text,
         fingerprint=digest,
+        limited=limit_of(definition.max_concurrency, definition.rate),
     )
 
 
@@ -304,6 +308,7 @@ def resolve(
         batch_id=batch_id,
         idempotency=action.idempotency,
         max_wait=None if action.max_wait is None else round(action.max_wait * MICROSECONDS),
+        limited=ready.limited,
     )
 
 

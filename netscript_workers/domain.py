@@ -18,6 +18,9 @@ IDEMPOTENCY_MODES: tuple[IdempotencyMode, ...] = (
     "rerun_if_running",
 )
 
+# As `Reason` has them: what an execution at the gate of its job waits for.
+Limit: TypeAlias = Literal["job limit", "rate limit"]
+
 RuntimeName: TypeAlias = Literal["in-process", "worker-process", "subprocess", "web-worker"]
 WORKER_RUNTIMES: tuple[RuntimeName, ...] = ("in-process", "worker-process", "subprocess")
 
@@ -92,7 +95,8 @@ class NewExecution:
         delay: Microseconds from the database's now until it is due; ignored with `run_at`.
         run_at: The instant it is due, in microseconds since the epoch.
         fingerprint: SHA-256 over the payload as given, in hex.
-        limited: Its job has a limit, so it passes the job's gate before it is queued.
+        limited: What it waits for at the gate of its job before it is queued; None where the job
+            has no limit.
         batch_id: The batch that it belongs to.
         idempotency: What becomes of it where its idempotency key stands for an earlier one.
         max_wait: In microseconds since the earliest of those that it replaces was stored: it is
@@ -118,7 +122,7 @@ class NewExecution:
     triggered_by: TriggeredBy = TriggeredBy.API
     trigger_event_id: str | None = None
     retried_from: str | None = None
-    limited: bool = False
+    limited: Limit | None = None
     batch_id: str | None = None
     idempotency: IdempotencyMode = "once"
     max_wait: int | None = None

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import (
     Any,
     Generic,
-    NoReturn,
     Protocol,
     TypedDict,
     TypeVar,
@@ -28,6 +27,7 @@ from netscript_workers.domain import DEFAULT_PRIORITY, MAX_PRIORITY, WORKER_RUNT
 from netscript_workers.errors import ConfigurationError, PayloadInvalidError, nearest
 from netscript_workers.options import OptionError, check_names, check_type
 from netscript_workers.payloads import PayloadModel, to_stored_json
+from netscript_workers.rates import check_limits
 from netscript_workers.retries import Retry
 from netscript_workers.schedules import CatchUp, Overlap, Schedule, make_cron_schedule
 
@@ -157,10 +157,12 @@ def define_job_handler(
                 unfinished; `"allow"`.
             jitter: Seconds that it may start later, so that not all start at once; 0.
             priority: 0 to 100, 50 by default; higher first, equal ones first in, first out.
-            max_concurrency: How many of its executions may run at a time.
+            max_concurrency: How many of its executions may run at a time, in all workers; no limit
+                by default. Who waits for a place takes nothing from other jobs.
             strict_order: An execution with a concurrency key holds it until it is finished,
                 through every backoff and snooze.
-            rate: A limit such as `10/s`.
+            rate: How many of its attempts may start in a time, spread evenly over it: `10/s`,
+                `100/m`, `1000/h` or `5/d`; no limit by default. Waiting uses up no attempt.
             enabled: False refuses to enqueue it.
             tags: For filters.
             metadata: JSON for whoever reads the definition.
@@ -215,9 +217,7 @@ def _define(
     check_type(owner, "enabled", enabled, bool, "True or False")
     check_type(owner, "strict_order", strict_order, bool, "True or False")
     kept_tags, kept_metadata = _tags(owner, tags), _metadata(owner, metadata)
-    for option, value in (("max_concurrency", max_concurrency), ("rate", rate)):
-        if value is not None:
-            _refuse_option(owner, option)
+    check_limits(owner, max_concurrency, rate)
     declared = payload if payload is not None else _declared_payload(handler)
     model: PayloadModel[Any] = PayloadModel(declared, owner)
     timing = {"timezone": timezone, "catch_up": catch_up, "overlap": overlap, "jitter": jitter}
@@ -262,13 +262,6 @@ def _schedule(
 
 def _title(job_id: str) -> str:
     return job_id.replace("-", " ").replace("_", " ").capitalize()
-
-
-def _refuse_option(owner: str, option: str) -> NoReturn:
-    # Accepting what is not kept would be a silent lie to whoever relies on it.
-    raise ConfigurationError(
-        f"{owner}: {option} is not available in this version.", hint="Leave it out."
-    )
 
 
 def _check_handler(handler: Callable[..., Any], owner: str, source: str) -> None:

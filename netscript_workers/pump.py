@@ -317,7 +317,7 @@ class Pump:
             self.lanes.take(done.claimed)
         if self._topics is not None:
             self._topics.take(done.claimed)
-        if ready and done.passed_over:
+        if ready and done.passed_over and not done.rationed:
             self.strangers.set()
         self._loop.call_soon_threadsafe(self._hand_over, done, held)
         if done.others:
@@ -381,9 +381,10 @@ class Pump:
             store.heard_clock(found.clock, asked=asked)
             if not found.cancels:
                 self._cancels.has_looked()
-            if found.next_due is None:
+            dues = [at for at in (found.next_due, found.next_look) if at is not None]
+            if not dues:
                 return found, float("inf")
-            return found, (found.next_due - store.now(conn)) / 1e6
+            return found, (min(dues) - store.now(conn)) / 1e6
 
 
 def _take(items: deque[Any]) -> list[Any]:

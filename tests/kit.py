@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import text
 
+from netscript_workers import JobContext, define_job_handler
 from netscript_workers.domain import (
     SUSPECT_AFTER,
     ClaimedExecution,
@@ -20,7 +21,7 @@ from netscript_workers.domain import (
 from netscript_workers.ids import new_id
 from netscript_workers.payloads import fingerprint
 from netscript_workers.records import ExecutionDetail
-from netscript_workers.store import admissions, leases, outbox, queries, suspects
+from netscript_workers.store import definitions, leases, outbox, queries, suspects, sweeping
 from netscript_workers.store.engine import Store
 from netscript_workers.store.idempotency import DEFAULT_WINDOW
 from netscript_workers.store.leases import WorkerRecord
@@ -48,6 +49,14 @@ def put(store: Store, *executions: NewExecution, window: int = DEFAULT_WINDOW) -
             window=window,
         )
     return list(receipt.enqueued)
+
+
+def limit(store: Store, job: str = "a", **limits: Any) -> None:
+    """Register a job with these limits, or with others than before."""
+
+    async def handler(ctx: JobContext) -> None: ...
+
+    definitions.register(store, [define_job_handler(handler, id=job, **limits)])
 
 
 class Hand:
@@ -138,14 +147,17 @@ def run(store: Store, sql: str, **bound: Any) -> None:
 
 
 def sweep(store: Store) -> int:
-    """Sweep all keys; return how much there was to repair."""
+    """Sweep all keys and gates; return how much there was to repair."""
     total, after = 0, ""
     while True:
         with store.begin() as conn:
-            repaired, after = admissions.sweep(conn, store.dialect, after, store.now(conn))
+            now = store.now(conn)
+            repaired, after = sweeping.sweep_keys(conn, store.dialect, after, now)
         total += repaired
         if not after:
-            return total
+            break
+    with store.begin() as conn:
+        return total + sweeping.sweep_gates(conn, store.dialect, store.now(conn))
 
 
 def assert_slots_exact(store: Store) -> None:
@@ -156,4 +168,20 @@ def assert_slots_exact(store: Store) -> None:
         "'running') AND concurrency_key IS NOT NULL GROUP BY concurrency_key ORDER BY 1"
     )
     assert used == rows(store, sql)
+    assert_gates_exact(store)
     assert sweep(store) == 0
+
+
+def assert_gates_exact(store: Store) -> None:
+    """Every gate counts those that have a place, and who has one is ready or runs."""
+    used = rows(store, "SELECT job_id, used FROM netscript_job_gates WHERE used > 0 ORDER BY 1")
+    sql = (
+        "SELECT job_id, count(*) FROM netscript_executions WHERE holds_job "
+        "GROUP BY job_id ORDER BY 1"
+    )
+    assert used == rows(store, sql)
+    sql = (
+        "SELECT count(*) FROM netscript_executions WHERE holds_job AND status NOT IN "
+        "('queued', 'running') OR wants_job AND status <> 'blocked'"
+    )
+    assert scalar(store, sql) == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +12,6 @@ from netscript_triggers.cli.output import AsJson, ProjectDir, load_settings, pri
 from netscript_triggers.cli.waiting import show_result, show_until_ended
 
 if TYPE_CHECKING:
-    from netscript_workers.domain import IdempotencyMode
     from netscript_workers.jobs import JobDefinition
 
 app = typer.Typer(help="Jobs: list them, trigger one.", no_args_is_help=True)
@@ -129,7 +128,7 @@ def trigger(
         concurrency_key=concurrency_key,
         priority=priority,
         delay=delay,
-        idempotency=cast("IdempotencyMode", idempotency),
+        idempotency=idempotency,
         max_wait=max_wait,
     )
     jobs = discover_jobs(settings.project_dir, settings.jobs_dir)

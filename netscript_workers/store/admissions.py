@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 
 from sqlalchemy import Connection, Row, TextClause, text
 
-from netscript_workers.store import changes
 from netscript_workers.store.dialects import Dialect
+from netscript_workers.store.gates import unlocked, waits_for
+from netscript_workers.store.schema import admissions
 
 NOTES_AT_A_TIME = 500
-SWEPT_AT_A_TIME = 500
 
 
 class NoteKind(StrEnum):
@@ -63,118 +63,179 @@ def take_notes(conn: Connection, dialect: Dialect) -> Notes:
     return notes
 
 
-def admit(
-    conn: Connection,
-    dialect: Dialect,
-    keys: Iterable[str],
-    released: Counter[str] | None = None,
-) -> list[tuple[str, str]]:
-    """Give back released slots and let the next of each key in.
-
-    Args:
-        conn: The transaction that also stores why the slots are free.
-        dialect: The database's own ways.
-        keys: Keys to look at.
-        released: How many holders of each key have ended.
-
-    Returns:
-        The ids let in, as `queued`, and of those that gave way, as `blocked`.
-    """
-    gone = released or Counter()
-    wanted = sorted({*keys, *gone})
-    if not wanted:
-        return []
-    locked = _lock_slots(conn, dialect, wanted)
-    used = {row.key: row.used - gone[row.key] for row in locked}
-    full = [row.key for row in locked if used[row.key] >= row.max_used]
-    gave_way: list[Row[tuple[str, str]]] = []
-    if full:  # whoever waits in a paused topic lets others pass
-        gave_way = list(conn.execute(_give_way(dialect), {"keys": json.dumps(full)}))
-    for row in gave_way:
-        used[row.concurrency_key] -= 1
-    free = [row.key for row in locked if used[row.key] < row.max_used]
-    bound = {"keys": json.dumps(free)}
-    oldest = [row.id for row in conn.execute(_oldest(dialect), bound) if row.id] if free else []
-    admitted: list[Row[tuple[str, str]]] = []
-    if oldest:
-        queued = conn.execute(_queue(dialect), {"ids": json.dumps(oldest)})
-        admitted = list(queued)
-    holder = {row.concurrency_key: row.id for row in admitted}
-    for row in admitted:
-        used[row.concurrency_key] += 1
-    _write_slots(conn, dialect, used, holder, before={row.key: row.used for row in locked})
-    return [(row.id, "blocked") for row in gave_way] + [(row.id, "queued") for row in admitted]
-
-
-def let_pass(conn: Connection, dialect: Dialect, topic: str) -> list[tuple[str, str]]:
-    """Have the queued executions of a topic that was just paused give way; return as `admit`."""
-    return admit(conn, dialect, conn.execute(_HELD_IN_TOPIC, {"topic": topic}).scalars())
+def note(conn: Connection, dialect: Dialect, kind: NoteKind, keys: Iterable[str]) -> None:
+    """Have these looked at by whoever ticks next."""
+    rows = [{"kind": kind.value, "key": key} for key in sorted(keys)]
+    if rows:
+        dialect.insert(conn, admissions, rows)
 
 
 def note_topic(conn: Connection, topic: str) -> None:
-    """Have every key looked at that somebody waits for in a topic that was just resumed."""
-    conn.execute(_NOTE_TOPIC, {"topic": topic})
+    """Have all looked at that somebody waits for in a topic that was just resumed."""
+    conn.execute(_NOTE_KEYS, {"topic": topic})
+    conn.execute(_NOTE_JOBS, {"topic": topic})
 
 
-def sweep(conn: Connection, dialect: Dialect, after: str, now: int) -> tuple[int, str]:
-    """Repair a stretch of keys: slots whose holder is gone, keys that nobody looked at.
+def keys_in_topic(conn: Connection, topic: str) -> set[str]:
+    """Return the keys that are held in a topic by what has not begun."""
+    return set(conn.execute(_HELD_IN_TOPIC, {"topic": topic}).scalars())
 
-    There should be nothing to repair; what is found is a fault to be reported. A holder that
-    waits in a topic that was paused meanwhile is none: it gives way without being counted.
+
+@dataclass(slots=True)
+class Slots:
+    """The slots of some keys, locked by this transaction.
+
+    Attributes:
+        stored: How many executions held each key, as it is stored.
+        most: How many may hold it.
+        used: How many do, as it is to be stored.
+        holder: Who has got the key in this transaction.
+    """
+
+    stored: dict[str, int] = field(default_factory=dict[str, int])
+    most: dict[str, int] = field(default_factory=dict[str, int])
+    used: dict[str, int] = field(default_factory=dict[str, int])
+    holder: dict[str, str] = field(default_factory=dict[str, str])
+
+    def free(self) -> list[str]:
+        """Return the keys that somebody may take."""
+        return [key for key, count in self.used.items() if count < self.most[key]]
+
+    def full(self) -> list[str]:
+        """Return the keys that nobody may take."""
+        return [key for key, count in self.used.items() if count >= self.most[key]]
+
+    def take(self, key: str, id_: str) -> None:
+        """Give a key to an execution."""
+        self.used[key] += 1
+        self.holder[key] = id_
+
+
+@dataclass(slots=True)
+class Turns:
+    """Whose turn it is for some keys, now that each was looked at.
+
+    Attributes:
+        changed: What was let in (`queued`) or gave way (`blocked`).
+        heads: By key, who may have it as soon as its job's gate lets it in; nobody passes it.
+        arrived: Those of the heads that have come to the gate just now: id, job, key.
+        jobs: Jobs whose gate is to be looked at.
+        gave_up: How many have given up a place of each job.
+    """
+
+    changed: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    heads: dict[str, str] = field(default_factory=dict[str, str])
+    arrived: list[tuple[str, str, str]] = field(default_factory=list[tuple[str, str, str]])
+    jobs: set[str] = field(default_factory=set[str])
+    gave_up: Counter[str] = field(default_factory=Counter[str])
+
+
+def take_turns(
+    conn: Connection, dialect: Dialect, slots: Slots, gates: Collection[str] = ()
+) -> Turns:
+    """Let the next of each key in, or have it wait at the gate of its job.
+
+    Args:
+        conn: The transaction that has locked the slots.
+        dialect: The database's own ways.
+        slots: Every key in them is looked at.
+        gates: The jobs whose gate this transaction has locked too.
+    """
+    turns = Turns()
+    full = slots.full()
+    if full:  # whoever waits in a paused topic lets others pass
+        _let_pass(conn, dialect, slots, turns, full, gates)
+    free = slots.free()
+    if not free:
+        return turns
+    bound = {"keys": json.dumps(free)}
+    heads = [row for row in conn.execute(_oldest(dialect), bound) if row.id is not None]
+    ready = {row.id: row.concurrency_key for row in heads if not row.limited}
+    coming = [row for row in heads if row.limited and not row.wants_job]
+    moved: set[str] = set()
+    if ready:
+        for row in conn.execute(_queue(dialect), {"ids": json.dumps(sorted(ready))}):
+            moved.add(row.id)
+            slots.take(row.concurrency_key, row.id)
+            turns.changed.append((row.id, "queued"))
+    if coming:
+        ids = json.dumps(sorted(row.id for row in coming))
+        moved |= set(conn.execute(_to_gate(dialect), {"ids": ids, "yes": True}).scalars())
+    turns.heads = {row.concurrency_key: row.id for row in heads if row.limited}
+    turns.arrived = [(row.id, row.job_id, row.concurrency_key) for row in coming if row.id in moved]
+    # Somebody's own transaction holds it: it keeps its turn, and is looked at again.
+    late = [row.concurrency_key for row in heads if not row.wants_job and row.id not in moved]
+    note(conn, dialect, NoteKind.KEY, late)
+    return turns
+
+
+def _let_pass(
+    conn: Connection,
+    dialect: Dialect,
+    slots: Slots,
+    turns: Turns,
+    full: list[str],
+    gates: Collection[str],
+) -> None:
+    stuck = held_up(conn, dialect, full)
+    if not stuck:
+        return
+    # To give back a place too, its gate must be locked before any slot is: another tick does it.
+    turns.jobs |= {row.job_id for row in stuck if row.holds_job and row.job_id not in gates}
+    passing = {row.id: row for row in stuck if row.job_id not in turns.jobs}
+    bound = {"ids": json.dumps(sorted(passing)), "no": False}
+    for id_ in conn.execute(_give_way(dialect), bound).scalars():
+        row = passing[id_]
+        slots.used[row.key] -= 1
+        turns.changed.append((id_, "blocked"))
+        turns.gave_up[row.job_id] += row.holds_job
+
+
+def lock_slots(
+    conn: Connection, dialect: Dialect, keys: Collection[str], released: Mapping[str, int]
+) -> Slots:
+    """Lock a slot for every key, in order, making those that don't exist.
 
     Args:
         conn: A write transaction.
         dialect: The database's own ways.
-        after: The key where the last call ended; "" to begin with.
-        now: The database's present.
-
-    Returns:
-        How much was repaired, and the key to go on after ("" at the end).
+        keys: All keys that this transaction will touch: it must lock no slot after this.
+        released: How many holders of each key have ended.
     """
-    bound = {"after": after, "limit": SWEPT_AT_A_TIME}
-    keys = [key for key in conn.execute(_KEYS, bound).scalars() if key is not None]
-    if not keys:
-        return 0, ""
-    asked = {"keys": json.dumps(keys)}
-    # Judged by a statement of its own, after the lock: a snapshot from before it would take a
-    # holder that was let in meanwhile for one that is gone.
-    conn.execute(_lock(dialect), asked).all()
-    gone = Counter({row.key: row.used for row in conn.execute(_orphaned(dialect), asked)})
-    waiting = set(conn.execute(_overlooked(dialect), asked).scalars())
-    changed = admit(conn, dialect, waiting, gone)
-    repaired = sum(gone.values()) + sum(status == "queued" for _, status in changed)
-    changed += admit(conn, dialect, conn.execute(_held_up(dialect), asked).scalars())
-    changes.record(conn, dialect, changed, now)
-    return repaired, keys[-1] if len(keys) == SWEPT_AT_A_TIME else ""
-
-
-def _lock_slots(
-    conn: Connection, dialect: Dialect, keys: list[str]
-) -> list[Row[tuple[str, int, int]]]:
-    """Lock a slot for every key, in order, making those that don't exist."""
-    bound = {"keys": json.dumps(keys)}
+    bound = {"keys": json.dumps(sorted(keys))}
     locked: list[Row[tuple[str, int, int]]] = []
     # Another transaction may remove an idle slot between our insert and our lock.
     while len(locked) < len(keys):
         conn.execute(_make(dialect), bound)
         locked = list(conn.execute(_lock(dialect), bound))
-    return locked
+    return Slots(
+        stored={row.key: row.used for row in locked},
+        most={row.key: row.max_used for row in locked},
+        used={row.key: row.used - released.get(row.key, 0) for row in locked},
+    )
 
 
-def _write_slots(
-    conn: Connection,
-    dialect: Dialect,
-    used: dict[str, int],
-    holder: dict[str, str],
-    before: dict[str, int],
-) -> None:
-    idle = [key for key, count in used.items() if count <= 0]
+def lock_existing(conn: Connection, dialect: Dialect, keys: Collection[str]) -> None:
+    """Lock the slots that there are of these keys, in order."""
+    conn.execute(_lock(dialect), {"keys": json.dumps(sorted(keys))}).all()
+
+
+def held_up(
+    conn: Connection, dialect: Dialect, keys: Collection[str]
+) -> Sequence[Row[tuple[str, str, str, bool]]]:
+    """Return the holders of keys that can't begin, because their topic is paused."""
+    return conn.execute(_held_up(dialect), {"keys": json.dumps(sorted(keys))}).all()
+
+
+def write_slots(conn: Connection, dialect: Dialect, slots: Slots) -> None:
+    """Store what has become of locked slots."""
+    idle = [key for key, count in slots.used.items() if count <= 0]
     if idle:
         conn.execute(_drop(dialect), {"keys": json.dumps(idle)})
     rows = [
-        {"key": key, "used": count, "holder": holder.get(key)}
-        for key, count in used.items()
-        if count > 0 and (key in holder or count != before[key])
+        {"key": key, "used": count, "holder": slots.holder.get(key)}
+        for key, count in slots.used.items()
+        if count > 0 and (key in slots.holder or count != slots.stored[key])
     ]
     if rows:
         conn.execute(_update(dialect), {"rows": json.dumps(rows)})
@@ -218,12 +279,14 @@ def _oldest(dialect: Dialect) -> TextClause:
     lock = f"{dialect.for_update} OF e SKIP LOCKED" if dialect.for_update else ""
     return text(
         f"""
-        SELECT (
-            SELECT e.id FROM netscript_executions e
-            WHERE e.status = 'blocked' AND e.concurrency_key = k.value AND NOT EXISTS (
-                SELECT 1 FROM netscript_topics t WHERE t.name = e.topic AND t.paused)
-            ORDER BY e.id LIMIT 1 {lock}
-        ) AS id FROM {dialect.members("keys")} k
+        SELECT h.id, h.job_id, h.concurrency_key, h.limited, h.wants_job
+        FROM netscript_executions h WHERE h.id IN (
+            SELECT (
+                SELECT e.id FROM netscript_executions e
+                WHERE e.status = 'blocked' AND e.concurrency_key = k.value AND NOT EXISTS (
+                    SELECT 1 FROM netscript_topics t WHERE t.name = e.topic AND t.paused)
+                ORDER BY e.id LIMIT 1 {lock})
+            FROM {dialect.members("keys")} k)
         """
     )
 
@@ -237,23 +300,25 @@ _PAUSED_HOLDER = """
 
 
 @cache
-def _give_way(dialect: Dialect) -> TextClause:
-    # Not one that is being claimed at this instant.
-    lock = f"{dialect.for_update} OF e SKIP LOCKED" if dialect.for_update else ""
+def _held_up(dialect: Dialect) -> TextClause:
     return text(
         f"""
-        UPDATE netscript_executions
-        SET status = 'blocked', holds_key = false, reason = 'concurrency key'
-        WHERE id IN (
-            SELECT e.id {_PAUSED_HOLDER} AND s.key IN {dialect.members("keys")} {lock})
-        RETURNING id, concurrency_key
+        SELECT e.id, s.key, e.job_id, e.holds_job {_PAUSED_HOLDER}
+          AND s.key IN {dialect.members("keys")}
         """
     )
 
 
 @cache
-def _held_up(dialect: Dialect) -> TextClause:
-    return text(f"SELECT s.key {_PAUSED_HOLDER} AND s.key IN {dialect.members('keys')}")
+def _give_way(dialect: Dialect) -> TextClause:
+    # Not one that is being claimed at this instant.
+    return text(
+        f"""
+        UPDATE netscript_executions
+        SET status = 'blocked', holds_key = :no, holds_job = :no, reason = 'concurrency key'
+        WHERE id IN {unlocked(dialect)} AND status = 'queued' RETURNING id
+        """
+    )
 
 
 @cache
@@ -261,8 +326,18 @@ def _queue(dialect: Dialect) -> TextClause:
     return text(
         f"""
         UPDATE netscript_executions SET status = 'queued', holds_key = true, reason = NULL
-        WHERE id IN {dialect.members("ids", "id")} AND status = 'blocked'
+        WHERE id IN {unlocked(dialect)} AND status = 'blocked'
         RETURNING id, concurrency_key
+        """
+    )
+
+
+@cache
+def _to_gate(dialect: Dialect) -> TextClause:
+    return text(
+        f"""
+        UPDATE netscript_executions SET wants_job = :yes, reason = {waits_for("job_id")}
+        WHERE id IN {unlocked(dialect)} AND status = 'blocked' RETURNING id
         """
     )
 
@@ -273,11 +348,18 @@ _HELD_IN_TOPIC = text(
     WHERE e.status = 'queued' AND e.topic = :topic
     """
 )
-_NOTE_TOPIC = text(
+_NOTE_KEYS = text(
     """
     INSERT INTO netscript_admissions (key)
     SELECT DISTINCT concurrency_key FROM netscript_executions
-    WHERE status = 'blocked' AND topic = :topic
+    WHERE status = 'blocked' AND topic = :topic AND concurrency_key IS NOT NULL
+    """
+)
+_NOTE_JOBS = text(
+    """
+    INSERT INTO netscript_admissions (kind, key)
+    SELECT DISTINCT 'job', job_id FROM netscript_executions
+    WHERE status = 'blocked' AND wants_job AND topic = :topic
     """
 )
 
@@ -294,52 +376,5 @@ def _update(dialect: Dialect) -> TextClause:
         f"""
         UPDATE netscript_concurrency_slots SET used = r.used, holder = r.holder
         FROM {source} WHERE netscript_concurrency_slots.key = r.key
-        """
-    )
-
-
-# The next keys that anybody holds or waits for: a loose index scan on both.
-_KEYS = text(
-    """
-    WITH RECURSIVE b(key) AS (
-        SELECT (SELECT concurrency_key FROM netscript_executions
-                WHERE status = 'blocked' AND concurrency_key > :after
-                ORDER BY concurrency_key LIMIT 1)
-        UNION ALL
-        SELECT (SELECT e.concurrency_key FROM netscript_executions e
-                WHERE e.status = 'blocked' AND e.concurrency_key > b.key
-                ORDER BY e.concurrency_key LIMIT 1)
-        FROM b WHERE b.key IS NOT NULL),
-    few AS (SELECT key FROM b WHERE key IS NOT NULL LIMIT :limit)
-    SELECT key FROM few
-    UNION
-    SELECT key FROM (SELECT key FROM netscript_concurrency_slots WHERE key > :after
-                     ORDER BY key LIMIT :limit) AS s
-    ORDER BY key LIMIT :limit
-    """
-)
-
-
-@cache
-def _orphaned(dialect: Dialect) -> TextClause:
-    """Select slots in use whose holder is finished, or waits without holding the key."""
-    return text(
-        f"""
-        SELECT s.key, s.used FROM netscript_concurrency_slots s
-        WHERE s.key IN {dialect.members("keys")} AND s.used > 0 AND NOT EXISTS (
-            SELECT 1 FROM netscript_executions e WHERE e.id = s.holder AND e.holds_key)
-        """
-    )
-
-
-@cache
-def _overlooked(dialect: Dialect) -> TextClause:
-    return text(
-        f"""
-        SELECT k.value FROM {dialect.members("keys")} k
-        WHERE NOT EXISTS (SELECT 1 FROM netscript_concurrency_slots s
-                          WHERE s.key = k.value AND s.used > 0)
-          AND EXISTS (SELECT 1 FROM netscript_executions e
-                      WHERE e.status = 'blocked' AND e.concurrency_key = k.value)
         """
     )

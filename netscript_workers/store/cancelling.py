@@ -90,7 +90,7 @@ def cancel_given_back(
         return []
     rows = conn.execute(_given_back(dialect), {"ids": json.dumps(sorted(ids))}).all()
     finished = finishing.cancel_waiting(conn, dialect, rows, now)
-    return finished.changed + finishing.let_in(conn, dialect, finished)
+    return finished.changed + finishing.let_in(conn, dialect, finished, now)
 
 
 def _cancel(conn: Connection, store: Store, rows: Sequence[Any]) -> int:
@@ -102,7 +102,7 @@ def _cancel(conn: Connection, store: Store, rows: Sequence[Any]) -> int:
     waiting = [row for row in rows if row.status != "running"]
     finished = finishing.cancel_waiting(conn, dialect, waiting, now)
     changed = [(id_, "running") for id_ in running] + finished.changed
-    changes.record(conn, dialect, changed + finishing.let_in(conn, dialect, finished), now)
+    changes.record(conn, dialect, changed + finishing.let_in(conn, dialect, finished, now), now)
     return len(changed)
 
 

@@ -11,8 +11,10 @@ from sqlalchemy import Connection, TextClause, text
 
 from netscript_workers.domain import ClaimedExecution
 from netscript_workers.store.dialects import Dialect
+from netscript_workers.store.gates import waits_for
 from netscript_workers.store.marks import HAS_READY, Marks
 from netscript_workers.store.outbox import PRIORITY_STEP
+from netscript_workers.store.rations import Rations, has_rate
 from netscript_workers.topics import Places, Served
 
 PROMOTED_AT_A_TIME = 500
@@ -28,12 +30,15 @@ class TopicRotation:
         """Take turns among these topics."""
         self._served = served
         self._turn = 0
+        # Those of the topics that were found last that have a rate.
+        self.rated: set[str] = set()
 
     def next_order(self, conn: Connection, dialect: Dialect, marks: Marks) -> list[str]:
         """Return the topics that have ready executions, a different one first each time."""
         has_marks = marks.refresh(conn)
-        found = marks.ready_topics(conn, dialect) if has_marks else ready_topics(conn)
-        serving = [name for name in found if name in self._served]
+        ready = marks.ready_topics(conn, dialect) if has_marks else ready_topics(conn)
+        self.rated = {topic for topic, rated in ready.items() if rated}
+        serving = [name for name in ready if name in self._served]
         if not serving:
             return []
         self._turn += 1
@@ -41,9 +46,10 @@ class TopicRotation:
         return serving[start:] + serving[:start]
 
 
-def ready_topics(conn: Connection) -> list[str]:
-    """Return the topics that have ready executions."""
-    return [name for name in conn.execute(_TOPICS).scalars() if name is not None]
+def ready_topics(conn: Connection) -> dict[str, bool]:
+    """Return the topics that have ready executions, and whether each has a rate."""
+    rows = conn.execute(_TOPICS)
+    return {row.topic: bool(row.rated) for row in rows if row.topic is not None}
 
 
 def claim(
@@ -57,6 +63,7 @@ def claim(
     now: int,
     marks: Marks,
     places: Places | None = None,
+    rations: Rations | None = None,
 ) -> list[ClaimedExecution]:
     """Claim up to `slots` ready executions for a worker, the most urgent of each topic first.
 
@@ -71,7 +78,10 @@ def claim(
         marks: Where in a topic to begin.
         places: How many of each topic it can; by default as many as there are slots. What is
             claimed is taken from them.
+        rations: How much may be taken of topics that have a rate.
     """
+    if rations is not None:
+        topics = [topic for topic in topics if rations.most(topic, slots) > 0]
     claimed: list[ClaimedExecution] = []
     if places is None:
         places = Places(slots)
@@ -85,6 +95,9 @@ def claim(
             if len(claimed) >= slots:
                 return claimed
             free = min(limit, slots - len(claimed), places.of(topic))
+            if rations is not None:
+                taken = sum(claim.topic == topic for claim in claimed)
+                free = min(free, rations.most(topic, slots) - taken)
             if free <= 0:
                 continue
             bound = {
@@ -109,20 +122,30 @@ def claim(
     return claimed
 
 
-def promote(
-    conn: Connection, dialect: Dialect, now: int
-) -> tuple[list[tuple[str, str]], set[str], int]:
-    """Make due executions ready.
+@dataclass(slots=True)
+class Promoted:
+    """What became due.
 
-    Returns:
-        Their ids and what each now is (`queued`, or `blocked` if it must ask for its key first),
-        the keys to ask for, and how many there were.
+    Attributes:
+        changed: Ids and what each now is: `queued`, or `blocked` if it must ask first.
+        keys: The concurrency keys to ask for.
+        jobs: The jobs at whose gate to ask.
     """
+
+    changed: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    keys: set[str] = field(default_factory=set[str])
+    jobs: set[str] = field(default_factory=set[str])
+
+
+def promote(conn: Connection, dialect: Dialect, now: int) -> Promoted:
+    """Make due executions ready."""
     bound = {"now": now, "step": PRIORITY_STEP, "limit": PROMOTED_AT_A_TIME}
     due = conn.execute(_promote(dialect), bound).all()
-    changed = [(str(row.id), str(row.status)) for row in due]
-    keys = {row.concurrency_key for row in due if row.status == "blocked"}
-    return changed, keys, len(due)
+    return Promoted(
+        changed=[(str(row.id), str(row.status)) for row in due],
+        keys={row.concurrency_key for row in due if row.status == "blocked" and not row.wants_job},
+        jobs={row.job_id for row in due if row.limited},
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +156,7 @@ class Probe:
         ready: Something is queued.
         notes: A concurrency key waits to be looked at.
         next_due: When the next scheduled execution is due, in microseconds since the epoch.
+        next_look: When the rate of a job lets the next one in.
         cancels: Something that the worker has is to end.
         clock: The server's clock, if it is not this machine's.
     """
@@ -140,6 +164,7 @@ class Probe:
     ready: bool
     notes: bool
     next_due: int | None
+    next_look: int | None = None
     cancels: bool = False
     clock: int | None = field(default=None, compare=False)
 
@@ -152,17 +177,25 @@ def probe(conn: Connection, dialect: Dialect, worker_id: str, marks: Marks | Non
     else:
         ready = _ANY_READY
     row = conn.execute(_probe(dialect, ready), bound).one()
-    return Probe(bool(row.ready), bool(row.notes), row.next_due, bool(row.cancels), row.clock)
+    return Probe(
+        ready=bool(row.ready),
+        notes=bool(row.notes),
+        next_due=row.next_due,
+        next_look=row.next_look,
+        cancels=bool(row.cancels),
+        clock=row.clock,
+    )
 
 
-def next_due(conn: Connection) -> int | None:
-    """Return when the next scheduled execution is due."""
-    return conn.execute(_NEXT_DUE).scalar()
+def next_due(conn: Connection) -> tuple[int | None, int | None]:
+    """Return when the next scheduled execution is due, and the next gate to be looked at."""
+    run_at, look_at = conn.execute(_NEXT_DUE).one()
+    return run_at, look_at
 
 
 # A loose index scan: one step per topic, however many rows it has.
 _TOPICS = text(
-    """
+    f"""
     WITH RECURSIVE t(topic) AS (
         SELECT (SELECT topic FROM netscript_executions WHERE status = 'queued' AND NOT parked
                 ORDER BY topic LIMIT 1)
@@ -171,11 +204,16 @@ _TOPICS = text(
                 WHERE e.status = 'queued' AND NOT e.parked AND e.topic > t.topic
                 ORDER BY e.topic LIMIT 1)
         FROM t WHERE t.topic IS NOT NULL)
-    SELECT topic FROM t
+    SELECT topic, {has_rate("t.topic")} AS rated
+    FROM t
     """
 )
+_NEXT_LOOK = "(SELECT min(look_at) FROM netscript_job_gates)"
 _NEXT_DUE = text(
-    "SELECT run_at FROM netscript_executions WHERE status = 'scheduled' ORDER BY run_at LIMIT 1"
+    f"""
+    SELECT (SELECT run_at FROM netscript_executions WHERE status = 'scheduled'
+            ORDER BY run_at LIMIT 1), {_NEXT_LOOK}
+    """
 )
 
 
@@ -194,6 +232,7 @@ def _probe(dialect: Dialect, ready: str) -> TextClause:
             EXISTS (SELECT 1 FROM netscript_admissions) AS notes,
             (SELECT run_at FROM netscript_executions WHERE status = 'scheduled'
              ORDER BY run_at LIMIT 1) AS next_due,
+            {_NEXT_LOOK} AS next_look,
             EXISTS (SELECT 1 FROM netscript_executions
                     WHERE cancel_requested AND worker_id = :worker) AS cancels,
             {dialect.clock} AS clock
@@ -201,19 +240,22 @@ def _probe(dialect: Dialect, ready: str) -> TextClause:
     )
 
 
+_HAS_ITS_KEY = "(concurrency_key IS NULL OR holds_key)"
+
+
 @cache
 def _promote(dialect: Dialect) -> TextClause:
     return text(
         f"""
         UPDATE netscript_executions
-        SET status = CASE WHEN concurrency_key IS NULL OR holds_key THEN 'queued'
-                     ELSE 'blocked' END,
-            reason = CASE WHEN concurrency_key IS NULL OR holds_key THEN NULL
-                     ELSE 'concurrency key' END,
+        SET status = CASE WHEN limited OR NOT {_HAS_ITS_KEY} THEN 'blocked' ELSE 'queued' END,
+            wants_job = limited AND {_HAS_ITS_KEY},
+            reason = CASE WHEN NOT {_HAS_ITS_KEY} THEN 'concurrency key'
+                     WHEN limited THEN {waits_for("job_id")} END,
             sort_at = run_at - priority * CAST(:step AS bigint)
         WHERE id IN (
             SELECT id FROM netscript_executions WHERE status = 'scheduled' AND run_at <= :now
             ORDER BY run_at, id LIMIT :limit {dialect.skip_locked})
-        RETURNING id, status, concurrency_key
+        RETURNING id, status, concurrency_key, wants_job, limited, job_id
         """
     )

@@ -20,7 +20,10 @@ from netscript_workers.errors import (
 )
 from netscript_workers.jobs import JobDefinition
 from netscript_workers.payloads import fingerprint, to_json, to_stored_json
+from netscript_workers.rates import limit_of
 from netscript_workers.records import JobRecord
+from netscript_workers.store import admissions
+from netscript_workers.store.admissions import NoteKind
 from netscript_workers.store.engine import Store
 from netscript_workers.store.schema import job_definitions
 
@@ -41,7 +44,14 @@ def register(store: Store, jobs: Iterable[JobDefinition[Any, Any]]) -> int:
         for id_, row in rows.items():
             if id_ not in known or any(getattr(known[id_], name) != row[name] for name in row):
                 conn.execute(_PUT, {**row, "now": now})
+        # Who waits at a gate may come in, now that there are other limits.
+        moved = [id_ for id_ in rows.keys() & known.keys() if _differ(known[id_], rows[id_])]
+        admissions.note(conn, store.dialect, NoteKind.JOB, moved)
     return len(rows.keys() - known.keys())
+
+
+def _differ(known: Row[Any], row: Mapping[str, Any]) -> bool:
+    return any(getattr(known, name) != row[name] for name in ("max_concurrency", "rate"))
 
 
 def list_jobs(conn: Connection, *, limit: int, offset: int) -> tuple[list[JobRecord], int]:
@@ -128,6 +138,7 @@ def _prepare(job: JobRecord, payload: Any) -> PreparedJob:
         strict_order=job.strict_order,
         payload=stored,
         fingerprint=fingerprint(stored),
+        limited=limit_of(job.max_concurrency, job.rate),
     )
 
 

@@ -17,6 +17,7 @@ from netscript_workers.clock import MICROSECONDS, from_micros
 from netscript_workers.domain import CRASH_BUDGET, SUSPECT_AFTER, ExecutionStatus, Reason
 from netscript_workers.errors import ExecutionNotFoundError
 from netscript_workers.ids import is_id
+from netscript_workers.rates import parse_rate
 from netscript_workers.records import Explanation
 from netscript_workers.store.dialects import Dialect
 
@@ -195,7 +196,7 @@ def _at_the_gate(place: _Place, row: Row[Any]) -> Told:
         sentence = f"Job {row.job_id} runs {most} at a time, and {used} have a place{behind}."
         return "job-limit", sentence, {**facts, "used": used}
     if rate is not None:
-        at = gate.rate_from if gate is not None else None
+        at = None if gate is None else gate.look_at or gate.rate_from
         facts["next_at"] = None if at is None else from_micros(at)
         return "rate-limit", f"Job {row.job_id} is limited to {rate}{behind}.", facts
     if (told := _nobody(row, _workers(place, row))) is not None:
@@ -215,10 +216,11 @@ def _queued(place: _Place, row: Row[Any]) -> Told:
         sentence = f"It runs alone, in a process of its own, for it {what}; it is next in turn."
         return "runs-alone", sentence, facts
     topic = place.row(_TOPIC, topic=row.topic)
-    if topic is not None and topic.rate is not None and (topic.rate_from or 0) > place.now:
-        at = from_micros(topic.rate_from)
-        rated = {"topic": row.topic, "rate": topic.rate, "next_at": at}
-        return "topic-rate", f"Topic {row.topic} is limited to {topic.rate}.", rated
+    if topic is not None and topic.rate is not None:
+        at = parse_rate(topic.rate).next_at(topic.rate_from, place.now)
+        if at > place.now:
+            rated = {"topic": row.topic, "rate": topic.rate, "next_at": from_micros(at)}
+            return "topic-rate", f"Topic {row.topic} is limited to {topic.rate}.", rated
     ahead = place.count(_AHEAD, topic=row.topic, sort_at=row.sort_at, id=row.id)
     facts = {"ahead": ahead, "slots": workers.slots, "used": workers.used}
     before = f"{_many(ahead)} of topic {row.topic} come before it"
@@ -321,7 +323,8 @@ _AHEAD = text(
 )
 _GATE = text(
     """
-    SELECT d.max_concurrency, d.rate, g.used, g.rate_from FROM netscript_job_definitions d
+    SELECT d.max_concurrency, d.rate, g.used, g.rate_from, g.look_at
+    FROM netscript_job_definitions d
     LEFT JOIN netscript_job_gates g ON g.job_id = d.id WHERE d.id = :job
     """
 )

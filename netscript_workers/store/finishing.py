@@ -15,11 +15,11 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, TextClause, text
 
 from netscript_workers.domain import ClaimedExecution, ExecutionStatus, Reason
-from netscript_workers.store import admissions, batches
+from netscript_workers.store import admissions, batches, entrance
 from netscript_workers.store.admissions import NoteKind
 from netscript_workers.store.dialects import Dialect
+from netscript_workers.store.entrance import Asked
 from netscript_workers.store.schema import COMMON
-from netscript_workers.store.schema import admissions as notes
 
 
 @dataclass(slots=True)
@@ -91,22 +91,20 @@ def cancel_waiting(conn: Connection, dialect: Dialect, rows: Sequence[Any], now:
     conn.execute(_to_history(dialect), {**bound, "reason": Reason.CANCELLED.value})
     conn.execute(_delete(dialect), {"ids": ids})
     # Who lets the next of a key in at this moment may have chosen one that is gone now.
-    keys = {
-        (NoteKind.KEY, r.concurrency_key) for r in rows if r.concurrency_key and not r.holds_key
-    }
-    jobs = {(NoteKind.JOB, r.job_id) for r in rows if r.wants_job}
-    asked = [{"kind": kind.value, "key": key} for kind, key in sorted(keys | jobs)]
-    if asked:
-        dialect.insert(conn, notes, asked)
+    keys = {r.concurrency_key for r in rows if r.concurrency_key and not r.holds_key}
+    admissions.note(conn, dialect, NoteKind.KEY, keys)
+    jobs = {r.job_id for r in rows if r.wants_job}
+    admissions.note(conn, dialect, NoteKind.JOB, jobs)
     gone = [(row, ExecutionStatus.CANCELLED.value) for row in rows]
     return _leave(conn, dialect, gone, holding={row.id for row in rows if row.holds_key})
 
 
-def let_in(conn: Connection, dialect: Dialect, finished: Finished) -> list[tuple[str, str]]:
-    """Let those in that waited for what has been given back; return as `admissions.admit`."""
-    if not finished.keys:
-        return []
-    return admissions.admit(conn, dialect, (), finished.keys)
+def let_in(
+    conn: Connection, dialect: Dialect, finished: Finished, now: int
+) -> list[tuple[str, str]]:
+    """Let those in that waited for what has been given back; return them and their status."""
+    asked = Asked(released_keys=finished.keys, released_jobs=finished.jobs)
+    return entrance.let_in(conn, dialect, asked, now).changed if asked else []
 
 
 def _leave(

@@ -16,6 +16,7 @@ from functools import cache
 from sqlalchemy import Connection, TextClause, text
 
 from netscript_workers.store.dialects import Dialect
+from netscript_workers.store.rations import has_rate
 
 # Below whatever `sort_at` there can be.
 FROM_THE_START = -(2**63)
@@ -67,9 +68,10 @@ class Marks:
         if self.wanted:
             self._claimed[topic] = min(first, self._claimed.get(topic, first))
 
-    def ready_topics(self, conn: Connection, dialect: Dialect) -> list[str]:
-        """Return the topics that have ready executions above their marks."""
-        return list(conn.execute(_ready_topics(dialect), {"rows": self.rows}).scalars())
+    def ready_topics(self, conn: Connection, dialect: Dialect) -> dict[str, bool]:
+        """Return the topics that have ready executions above their marks, and if it has a rate."""
+        rows = conn.execute(_ready_topics(dialect), {"rows": self.rows})
+        return {row.topic: bool(row.rated) for row in rows}
 
     @property
     def rows(self) -> str:
@@ -99,7 +101,12 @@ HAS_READY = """(
 @cache
 def _ready_topics(dialect: Dialect) -> TextClause:
     source = dialect.records(topic="text", low="bigint")
-    return text(f"SELECT r.topic FROM {source} WHERE {HAS_READY} ORDER BY r.topic")
+    return text(
+        f"""
+        SELECT r.topic, {has_rate("r.topic")} AS rated FROM {source}
+        WHERE {HAS_READY} ORDER BY r.topic
+        """
+    )
 
 
 # A loose index scan: one step per topic, and over what is dead before its first.

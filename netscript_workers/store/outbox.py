@@ -237,19 +237,25 @@ def _add_execution(
     status: str = row["status"]
     batch.executions.append(row)
     batch.changed.append((new.id, status))
-    if new.concurrency_key is not None and status == _BLOCKED:
-        batch.keys.add(new.concurrency_key)
+    if status == _BLOCKED:
+        if new.concurrency_key is not None:
+            batch.keys.add(new.concurrency_key)
+        if new.limited:
+            batch.jobs.add(new.job_id)
     return Enqueued(new.id)
 
 
 def execution_row(new: NewExecution, now: int) -> dict[str, Any]:
-    """Return the row of a new execution: due later, waiting for its key, or ready."""
+    """Return the row of a new execution: due later, waiting for its key or its job, or ready."""
     run_at = modes.due_at(new, now, now)
-    status, reason = _QUEUED, None
+    status: str = _QUEUED
+    reason: str | None = None
     if run_at > now:
         status, reason = _SCHEDULED, _DELAY
     elif new.concurrency_key is not None:
         status, reason = _BLOCKED, _CONCURRENCY_KEY
+    elif new.limited:
+        status, reason = _BLOCKED, new.limited
     return {
         "id": new.id,
         "kind": new.kind,
@@ -279,7 +285,8 @@ def execution_row(new: NewExecution, now: int) -> dict[str, Any]:
         "holds_key": False,
         "parked": False,
         "cancel_requested": False,
-        "limited": new.limited,
+        "limited": bool(new.limited),
+        "wants_job": status == _BLOCKED and new.concurrency_key is None,
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,7 +19,9 @@ from netscript_workers.domain import (
     Verdict,
 )
 from netscript_workers.store.dialects import Dialect
+from netscript_workers.store.entrance import Asked
 from netscript_workers.store.finishing import finish_running
+from netscript_workers.store.gates import waits_for
 from netscript_workers.store.outbox import PRIORITY_STEP, Submission, store
 from netscript_workers.store.schema import attempts
 
@@ -45,8 +46,8 @@ class Stored:
     Attributes:
         accepted: The ids whose token still held.
         changed: Their new statuses.
-        released: How many holders of each concurrency key have ended.
-        noted: The concurrency keys of their actions.
+        asked: The concurrency keys and the places that were given back, and what their actions, or
+            those that run again, ask for.
         next_due: When the earliest of those that wait is due.
         ready: Whether any of them, or of their actions, can run at once.
         counted: Whether a batch has a note that one of its executions is final.
@@ -54,8 +55,7 @@ class Stored:
 
     accepted: set[str] = field(default_factory=set[str])
     changed: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-    released: Counter[str] = field(default_factory=Counter[str])
-    noted: set[str] = field(default_factory=set[str])
+    asked: Asked = field(default_factory=Asked)
     next_due: int | None = None
     ready: bool = False
     counted: bool = False
@@ -101,7 +101,8 @@ def settle(
     if actions or groups:
         work = Submission(executions=actions, batches=groups)
         store(conn, dialect, [work], now=now, window=window)
-        result.noted = {key for new in actions if (key := new.concurrency_key) is not None}
+        result.asked.keys |= {key for new in actions if (key := new.concurrency_key) is not None}
+        result.asked.jobs |= {new.job_id for new in actions if new.limited}
         result.ready = True
     return result
 
@@ -124,7 +125,8 @@ def _move(
     claims = {end.claim.id: end.claim for end in ended}
     finished = finish_running(conn, dialect, rows, claims, now)
     result.changed += finished.changed
-    result.released += finished.keys
+    result.asked.released_keys += finished.keys
+    result.asked.released_jobs += finished.jobs
     result.counted |= finished.counted
     result.accepted.update(id_ for id_, _ in finished.changed)
 
@@ -156,17 +158,19 @@ def _run_again(
     unwanted = [end for end in ended if end.claim.id not in accepted]
     if unwanted:
         _cancel(conn, dialect, unwanted, now, result)
-    keys = {end.claim.id: end.claim.concurrency_key for end in ended}
+    claims = {end.claim.id: end.claim for end in ended}
     for row in rows:
         if row["id"] not in accepted:
             continue
         result.changed.append((row["id"], row["status"]))
-        key = keys[row["id"]]
-        if key is not None and not row["holds_key"]:
-            result.released[key] += 1
+        claim = claims[row["id"]]
+        if claim.concurrency_key is not None and not row["holds_key"]:
+            result.asked.released_keys[claim.concurrency_key] += 1
+        if claim.holds_job and not row["holds_job"]:
+            result.asked.released_jobs[claim.job_id] += 1
         if row["status"] == ExecutionStatus.SCHEDULED:
             result.next_due = min(row["run_at"], result.next_due or row["run_at"])
-        else:
+        elif row["status"] == ExecutionStatus.QUEUED:
             result.ready = True
     result.accepted |= accepted
 
@@ -186,11 +190,15 @@ def _again_row(end: Settled, strict: Mapping[str, bool], now: int) -> dict[str, 
     outcome, claim = end.outcome, end.claim
     run_at = min(now + round(outcome.delay * MICROSECONDS), MAX_MICROS)
     keyed = claim.concurrency_key is not None
-    # A drained execution keeps its key, for it has not had its turn.
-    keeps = keyed and (outcome.verdict is Verdict.RELEASE or strict.get(claim.job_id, False))
+    # A drained execution keeps its key and its place, for it has not had its turn.
+    drained = outcome.verdict is Verdict.RELEASE
+    keeps = keyed and (drained or strict.get(claim.job_id, False))
     status, reason = ExecutionStatus.SCHEDULED, outcome.reason
+    wants_job = False
     if run_at <= now and keyed and not keeps:
         status, reason = ExecutionStatus.BLOCKED, Reason.CONCURRENCY_KEY
+    elif run_at <= now and claim.holds_job and not drained:
+        status, wants_job = ExecutionStatus.BLOCKED, True
     elif run_at <= now:
         status = ExecutionStatus.QUEUED
     return {
@@ -202,6 +210,8 @@ def _again_row(end: Settled, strict: Mapping[str, bool], now: int) -> dict[str, 
         "reason": None if reason is None else reason.value,
         "error": outcome.error,
         "holds_key": keeps,
+        "holds_job": claim.holds_job and drained,
+        "wants_job": wants_job,
     }
 
 
@@ -242,12 +252,17 @@ def _to_live(dialect: Dialect) -> TextClause:
         reason="text",
         error="text",
         holds_key="bool",
+        holds_job="bool",
+        wants_job="bool",
     )
     return text(
         f"""
         UPDATE netscript_executions
-        SET status = r.status, run_at = r.run_at, attempt = r.attempt, reason = r.reason,
-            error = r.error, holds_key = r.holds_key, worker_id = NULL,
+        SET status = r.status, run_at = r.run_at, attempt = r.attempt,
+            reason = CASE WHEN r.wants_job
+                     THEN {waits_for("netscript_executions.job_id")} ELSE r.reason END,
+            error = r.error, holds_key = r.holds_key, holds_job = r.holds_job,
+            wants_job = r.wants_job, worker_id = NULL,
             sort_at = r.run_at - priority * CAST(:step AS bigint)
         FROM {source}
         WHERE {dialect.is_held("netscript_executions")}

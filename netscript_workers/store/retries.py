@@ -14,11 +14,13 @@ from netscript_workers.actions import Cause, JobCatalog, enqueue_job, resolve
 from netscript_workers.domain import ExecutionStatus, Reason, TriggeredBy
 from netscript_workers.errors import ExecutionNotFoundError, StateError
 from netscript_workers.ids import is_id
-from netscript_workers.store import batches, changes, outbox
+from netscript_workers.store import admissions, batches, changes, outbox
+from netscript_workers.store.admissions import NoteKind
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.engine import Store
+from netscript_workers.store.gates import waits_for
 from netscript_workers.store.outbox import PRIORITY_STEP, Submission
-from netscript_workers.store.schema import COMMON, admissions, history
+from netscript_workers.store.schema import COMMON, history
 
 
 def retry(store: Store, execution_id: str) -> None:
@@ -126,17 +128,17 @@ def _move(conn: Connection, store: Store, rows: Sequence[Row[Any]]) -> None:
     """Move locked rows from history to the queue."""
     now, dialect = store.now(conn), store.dialect
     ids = json.dumps([str(row.id) for row in rows])
-    conn.execute(_to_live(dialect), {"ids": ids, "now": now, "step": PRIORITY_STEP, "no": False})
+    bound = {"ids": ids, "now": now, "step": PRIORITY_STEP, "no": False}
+    moved = conn.execute(_to_live(dialect), bound).all()
     conn.execute(_delete_some(dialect), {"ids": ids})
     members = [(str(row.batch_id), str(row.id)) for row in rows if row.batch_id is not None]
     if members:
         batches.take_back(conn, dialect, members)
-    keys = {row.concurrency_key for row in rows if row.concurrency_key is not None}
-    if keys:
-        dialect.insert(conn, admissions, [{"key": key} for key in sorted(keys)])
-    status = {True: ExecutionStatus.QUEUED.value, False: ExecutionStatus.BLOCKED.value}
-    changed = [(str(row.id), status[row.concurrency_key is None]) for row in rows]
-    changes.record(conn, dialect, changed, now)
+    keys = {row.concurrency_key for row in moved if row.concurrency_key is not None}
+    admissions.note(conn, dialect, NoteKind.KEY, keys)
+    jobs = {row.job_id for row in moved if row.limited}
+    admissions.note(conn, dialect, NoteKind.JOB, jobs)
+    changes.record(conn, dialect, [(str(row.id), row.status) for row in moved], now)
 
 
 _STATUS = text("SELECT status FROM netscript_executions WHERE id = :id")
@@ -147,9 +149,15 @@ _POLICY = (
     "coalesce((SELECT d.max_attempts FROM netscript_job_definitions d WHERE d.id = h.job_id), "
     "h.max_attempts)"
 )
+_LIMITED = (
+    "EXISTS (SELECT 1 FROM netscript_job_definitions d WHERE d.id = h.job_id "
+    "AND (d.max_concurrency IS NOT NULL OR d.rate IS NOT NULL))"
+)
 _CHANGED = {
-    "status": "CASE WHEN h.concurrency_key IS NULL THEN 'queued' ELSE 'blocked' END",
-    "reason": "CASE WHEN h.concurrency_key IS NULL THEN NULL ELSE 'concurrency key' END",
+    "status": f"CASE WHEN h.concurrency_key IS NULL AND NOT {_LIMITED} THEN 'queued' "
+    "ELSE 'blocked' END",
+    "reason": "CASE WHEN h.concurrency_key IS NOT NULL THEN 'concurrency key' "
+    f"WHEN {_LIMITED} THEN {waits_for('h.job_id')} END",
     "attempt": f"{_FAILURES} + 1",
     "max_attempts": f"{_FAILURES} + CASE WHEN {_POLICY} > 1 THEN {_POLICY} ELSE 1 END",
     "run_at": "CAST(:now AS bigint)",
@@ -166,11 +174,14 @@ def _to_live(dialect: Dialect) -> TextClause:
     return text(
         f"""
         INSERT INTO netscript_executions
-            ({", ".join(COMMON)}, sort_at, holds_key, parked, cancel_requested)
+            ({", ".join(COMMON)}, sort_at, holds_key, parked, cancel_requested,
+             limited, wants_job)
         SELECT {", ".join(_CHANGED.get(name, f"h.{name}") for name in COMMON)},
             :now - h.priority * CAST(:step AS bigint), CAST(:no AS boolean),
-            coalesce(h.reason, '') = 'crashed', CAST(:no AS boolean)
+            coalesce(h.reason, '') = 'crashed', CAST(:no AS boolean),
+            {_LIMITED}, h.concurrency_key IS NULL AND {_LIMITED}
         FROM netscript_execution_history h WHERE h.id IN {dialect.members("ids", "id")}
+        RETURNING id, job_id, status, concurrency_key, limited
         """
     )
 

@@ -21,7 +21,7 @@ from netscript_workers.domain import (
     Reason,
     Verdict,
 )
-from netscript_workers.store import admissions, changes, outcomes
+from netscript_workers.store import changes, entrance, outcomes
 from netscript_workers.store.dialects import CLAIMED_COLUMNS, Dialect
 from netscript_workers.store.engine import Store
 from netscript_workers.store.outcomes import Settled
@@ -63,7 +63,7 @@ def record_crash(store: Store, claim: ClaimedExecution, death: Death, worker_id:
     """Count that an execution killed its own process; past the budget it has failed for good.
 
     It leaves the attempt as it was. Within the budget the execution keeps its concurrency key and
-    runs again, alone, unless somebody wants it to end.
+    its place among those of its job, and runs again, alone, unless somebody wants it to end.
     """
     dialect = store.dialect
     with store.begin() as conn:
@@ -102,8 +102,8 @@ def record_crash(store: Store, claim: ClaimedExecution, death: Death, worker_id:
             window=0,
         )
         changed = list(stored.changed)
-        if stored.released:
-            changed += admissions.admit(conn, dialect, (), stored.released)
+        if stored.asked:
+            changed += entrance.let_in(conn, dialect, stored.asked, now).changed
         changes.record(conn, dialect, changed, now)
 
 

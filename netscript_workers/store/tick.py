@@ -17,13 +17,25 @@ from sqlalchemy.exc import DBAPIError
 from netscript_workers.clock import MICROSECONDS
 from netscript_workers.domain import ClaimedExecution, Outcome, Reason, Verdict
 from netscript_workers.errors import NetscriptError
-from netscript_workers.store import admissions, batches, changes, claims, outbox, outcomes, steps
+from netscript_workers.store import (
+    admissions,
+    batches,
+    changes,
+    claims,
+    entrance,
+    gates,
+    outbox,
+    outcomes,
+    steps,
+)
 from netscript_workers.store.claims import Probe, TopicRotation
 from netscript_workers.store.engine import Store
+from netscript_workers.store.entrance import Asked
 from netscript_workers.store.idempotency import DEFAULT_WINDOW
 from netscript_workers.store.marks import Marks
 from netscript_workers.store.outbox import Submission
 from netscript_workers.store.outcomes import Settled
+from netscript_workers.store.rations import Rations, ration
 from netscript_workers.store.steps import FinishedStep, LogLine, Progress
 from netscript_workers.topics import Places, Served
 
@@ -82,6 +94,7 @@ class Done:
         more: There are notes left to look at.
         passed_over: There was something ready that could have been started, and nothing was
             claimed.
+        rationed: A topic's rate may have kept ready executions from being claimed.
     """
 
     claimed: list[ClaimedExecution] = field(default_factory=list[ClaimedExecution])
@@ -93,6 +106,7 @@ class Done:
     others: bool = False
     more: bool = False
     passed_over: bool = False
+    rationed: bool = False
 
 
 class Ticker:
@@ -127,6 +141,8 @@ class Ticker:
         self._topics: list[str] = []
         self._topics_read = float("-inf")
         self._next_due: int | None = 0
+        self._next_look: int | None = None
+        self._next_ration: int | None = None
 
     def run(self, work: Work) -> Done:
         """Do one tick.
@@ -146,32 +162,34 @@ class Ticker:
         with self._store.begin() as conn:
             now = self._store.now(conn)
             changed: list[tuple[str, str]] = []
-            keys: set[str] = set()
             self._save_notes(conn, work, done, now)
             stored = self._settle(conn, work.ended, done, now)
             changed += stored.changed
-            keys |= stored.noted
+            asked = stored.asked
             done.more = stored.counted
             if work.look and (work.found is None or work.found.notes):
                 notes = admissions.take_notes(conn, self._store.dialect)
                 done.more |= notes.more
-                keys |= notes.keys
+                asked.keys |= notes.keys
+                asked.jobs |= notes.jobs
                 if notes.batches:
-                    keys |= self._complete(conn, notes.batches, stored, now)
-            keys |= self._promote(conn, work, changed, now, done)
-            if keys or stored.released:
-                changed += admissions.admit(conn, self._store.dialect, keys, stored.released)
+                    self._complete(conn, notes.batches, stored, now)
+            self._promote(conn, work, asked, changed, now, done)
+            if asked:
+                self._let_in(conn, asked, changed, now, done)
             made_ready = stored.ready or any(status == "queued" for _, status in changed)
-            done.claimed = self._claim(conn, work, fresh=work.look or made_ready)
+            self._claim(conn, work, done, fresh=work.look or made_ready)
             done.passed_over = not done.claimed and self._could_claim(work)
             changed += [(claim.id, "running") for claim in done.claimed]
             changes.record(conn, self._store.dialect, list(dict(changed).items()), now)
-        if self._next_due is not None:
-            done.next_in = max(0.0, (self._next_due - now) / 1e6)
+            times = (self._next_due, self._next_look, self._next_ration)
+            dues = [at for at in times if at is not None]
+            if dues:
+                done.next_in = max(0.0, (min(dues) - self._store.now(conn)) / 1e6)
         done.full = len(done.claimed) >= work.slots
         # Some of it may be of topics or jobs for which there is no place here.
         partly = bool(work.lanes) or work.places is not None or not self._served.is_all
-        done.others |= made_ready and (done.full or partly)
+        done.others |= (made_ready or done.more) and (done.full or partly)
         return done
 
     def _save_notes(self, conn: Connection, work: Work, done: Done, now: int) -> None:
@@ -205,55 +223,95 @@ class Ticker:
 
     def _complete(
         self, conn: Connection, added: Mapping[str, int], stored: outcomes.Stored, now: int
-    ) -> set[str]:
-        """Store the callbacks of batches that are complete; return their concurrency keys."""
+    ) -> None:
+        """Store the callbacks of batches that are complete."""
         callbacks = tuple(batches.count(conn, self._store.dialect, added, now))
         if callbacks:
             work = Submission(executions=callbacks)
             outbox.store(conn, self._store.dialect, [work], now=now, window=self._window)
             stored.ready = True
-        return {key for one in callbacks if (key := one.concurrency_key) is not None}
+        stored.asked.keys |= {key for one in callbacks if (key := one.concurrency_key) is not None}
+        stored.asked.jobs |= {one.job_id for one in callbacks if one.limited}
 
     def _promote(
         self,
         conn: Connection,
         work: Work,
+        asked: Asked,
         changed: list[tuple[str, str]],
         now: int,
         done: Done,
-    ) -> set[str]:
+    ) -> None:
         """Make ready what is due, and learn when the next one is."""
-        if work.look:
-            found = work.found
-            self._next_due = claims.next_due(conn) if found is None else found.next_due
+        if work.look and work.found is not None:
+            self._next_due, self._next_look = work.found.next_due, work.found.next_look
+        elif work.look:
+            self._next_due, self._next_look = claims.next_due(conn)
+        if self._next_look is not None and self._next_look <= now:
+            asked.jobs |= gates.due(conn, now)
+            self._next_look = None
         if self._next_due is None or self._next_due > now:
-            return set()
-        promoted, keys, count = claims.promote(conn, self._store.dialect, now)
-        changed += promoted
-        self._next_due = claims.next_due(conn)
-        if count == claims.PROMOTED_AT_A_TIME:
+            return
+        promoted = claims.promote(conn, self._store.dialect, now)
+        changed += promoted.changed
+        asked.keys |= promoted.keys
+        asked.jobs |= promoted.jobs
+        self._next_due, self._next_look = claims.next_due(conn)
+        if len(promoted.changed) == claims.PROMOTED_AT_A_TIME:
             done.others = True
         elif self._next_due is not None and self._next_due <= now:
             self._next_due = now + round(_HELD_SECONDS * MICROSECONDS)
-        return keys
 
-    def _claim(self, conn: Connection, work: Work, *, fresh: bool) -> list[ClaimedExecution]:
+    def _let_in(
+        self,
+        conn: Connection,
+        asked: Asked,
+        changed: list[tuple[str, str]],
+        now: int,
+        done: Done,
+    ) -> None:
+        found = entrance.let_in(conn, self._store.dialect, asked, now)
+        changed += found.changed
+        done.more |= found.more
+        if found.look_at is not None:
+            self._next_look = min(found.look_at, self._next_look or found.look_at)
+
+    def _claim(self, conn: Connection, work: Work, done: Done, *, fresh: bool) -> None:
+        self._next_ration = None
         if work.slots <= 0:
-            return []
+            return
         clock = time.monotonic()
         if fresh or not self._topics or clock - self._topics_read > _TOPICS_SECONDS:
             self._topics = self._rotation.next_order(conn, self._store.dialect, self.marks)
             self._topics_read = clock
         # Those that the lanes below share; a tick that is rolled back leaves the work's as it was.
-        places = None if work.places is None else work.places.copy()
-        if work.lanes:
-            places = places or Places(work.slots)
-            claimed: list[ClaimedExecution] = []
-            for jobs, slots in work.lanes:
-                free = min(slots, work.slots - len(claimed))
-                claimed += self._claim_some(conn, jobs, free, places)
-            return claimed
-        return self._claim_some(conn, self._jobs, work.slots, places)
+        places = Places(work.slots) if work.places is None else work.places.copy()
+        # Not the tick's beginning: what was enqueued since then can't have started before.
+        now = self._store.now(conn)
+        rations: Rations | None = None
+        if self._rotation.rated:
+            rations = ration(conn, self._store.dialect, self._rotation.rated, now)
+        for jobs, slots in work.lanes or ((self._jobs, work.slots),):
+            claimed = claims.claim(
+                conn,
+                self._store.dialect,
+                worker_id=self._worker_id,
+                jobs=jobs,
+                topics=self._topics,
+                slots=min(slots, work.slots - len(done.claimed)),
+                now=now,
+                marks=self.marks,
+                places=places,
+                rations=rations,
+            )
+            done.claimed += claimed
+            if rations is not None:
+                rations.spend(conn, self._store.dialect, claimed)
+        if rations is not None:
+            self._next_ration = rations.next_at()
+            done.rationed = self._next_ration is not None
+            if rations.missed:  # perhaps it has no rate any more
+                self._topics_read = float("-inf")
 
     def _could_claim(self, work: Work) -> bool:
         """Tell whether anything was ready in a topic for which there was a place."""
@@ -261,22 +319,6 @@ class Ticker:
             return False
         places = work.places
         return any(places is None or places.of(topic) > 0 for topic in self._topics)
-
-    def _claim_some(
-        self, conn: Connection, jobs: str, slots: int, places: Places | None
-    ) -> list[ClaimedExecution]:
-        return claims.claim(
-            conn,
-            self._store.dialect,
-            worker_id=self._worker_id,
-            jobs=jobs,
-            topics=self._topics,
-            slots=slots,
-            # Not the tick's beginning: what was enqueued since then can't have started before.
-            now=self._store.now(conn),
-            marks=self.marks,
-            places=places,
-        )
 
     def _one_by_one(self, work: Work) -> Done:
         """Store each item by itself, so that the one that can't be stored fails alone."""
@@ -318,6 +360,7 @@ class Ticker:
         total.others |= done.others
         total.more |= done.more
         total.passed_over = done.passed_over
+        total.rationed |= done.rationed
         return total
 
 

@@ -15,6 +15,7 @@ from netscript_workers.domain import FINAL_STATUSES, ExecutionStatus
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.engine import Store
 from netscript_workers.store.findings import CHUNK, Report, Terms, named, seconds
+from netscript_workers.store.verify_gates import check_gates
 
 _LIVE = {status.value for status in ExecutionStatus if status not in FINAL_STATUSES}
 _WAITING = ("scheduled", "blocked")
@@ -27,6 +28,7 @@ class _Seen:
     holders: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     running: Counter[str] = field(default_factory=Counter[str])
     waiting_since: dict[str, int] = field(default_factory=dict[str, int])
+    reserved: set[str] = field(default_factory=set[str])
 
 
 def check_live(
@@ -63,6 +65,7 @@ def check_live(
                 break
             after = str(rows[-1].id)
         _check_slots(conn, seen, terms, report, now)
+        check_gates(conn, terms, report, now)
         if any(lease > now for lease in leases.values()):
             _check_due(conn, terms, report, now)
 
@@ -107,7 +110,10 @@ def _look_at_key(
             add_running(row)
     if row.status in ("running", "queued") and not row.holds_key:
         seen.holders[key].append(str(row.id))  # it goes on as if it did
-    if row.status == "blocked" and row.topic not in paused:
+    # Whoever waits at the gate of its job has its key's turn, and nobody passes it.
+    if row.status == "blocked" and row.wants_job:
+        seen.reserved.add(key)
+    elif row.status == "blocked" and row.topic not in paused:
         since = max(row.created_at, row.run_at)
         seen.waiting_since[key] = min(since, seen.waiting_since.get(key, since))
 
@@ -135,7 +141,7 @@ def _check_slots(conn: Connection, seen: _Seen, terms: Terms, report: Report, no
             report.add("slot-drift", key, f"{used} in use, {len(holders)} hold it")
         elif used == 1 and slot is not None and str(slot.holder) not in holders:
             report.add("slot-drift", key, f"its holder is {slot.holder}, but {holders[0]} holds it")
-    noted = set(conn.execute(_NOTED).scalars())
+    noted = set(conn.execute(_NOTED).scalars()) | seen.reserved
     for key, since in seen.waiting_since.items():
         if since < now - terms.grace and key not in noted and key not in seen.holders:
             waits = seconds(now - since)
@@ -151,14 +157,15 @@ def _check_due(conn: Connection, terms: Terms, report: Report, now: int) -> None
 _EXECUTIONS = text(
     """
     SELECT id, job_id, topic, status, reason, attempt, max_attempts, token, worker_id,
-        concurrency_key, holds_key, parked, idempotency_key, created_at, run_at, started_at
+        concurrency_key, holds_key, wants_job, parked, idempotency_key, created_at, run_at,
+        started_at
     FROM netscript_executions WHERE id > :after ORDER BY id LIMIT :limit
     """
 )
 _WORKERS = text("SELECT id, lease_until FROM netscript_workers")
 _PAUSED = text("SELECT name FROM netscript_topics WHERE paused")
 _SLOTS = text("SELECT key, used, max_used, holder FROM netscript_concurrency_slots")
-_NOTED = text("SELECT DISTINCT key FROM netscript_admissions")
+_NOTED = text("SELECT DISTINCT key FROM netscript_admissions WHERE kind = 'key'")
 _OVERDUE = text(
     """
     SELECT id, run_at FROM netscript_executions WHERE status = 'scheduled' AND run_at < :then

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from netscript_workers import JobContext, configure_sqlite, enqueue, enqueue_job, job
 from netscript_workers.domain import ClaimedExecution
+from netscript_workers.store import definitions
 from netscript_workers.store.engine import Store
 from tests.kit import Hand, assert_slots_exact, ended, new, put, run, scalar
 
@@ -24,6 +25,10 @@ RUNNING = "SELECT count(*) FROM netscript_executions WHERE status = 'running'"
 
 @job(id="a")
 async def a(ctx: JobContext[dict[str, int]]) -> None: ...
+
+
+@job(id="b", max_concurrency=2)
+async def b(ctx: JobContext[dict[str, int]]) -> None: ...
 
 
 def open_store(url: str, pool_size: int) -> Store:
@@ -93,9 +98,9 @@ def _end_and_claim(hand: Hand, running: Sequence[ClaimedExecution]) -> list[Clai
 def enqueue_crosswise(url: str, *, rounds: int) -> str:
     """Have users' transactions name the same keys in opposite order while workers work.
 
-    Concurrency keys one call at a time, idempotency keys within one call: neither may lead to
-    a deadlock. On PostgreSQL both users have named their first key before either names its
-    second.
+    Concurrency keys one call at a time, of jobs with a limit and without, idempotency keys within
+    one call: none may lead to a deadlock. On PostgreSQL both users have named their first key
+    before either names its second.
     """
     store = open_store(url, 6)
     parsed = make_url(url)
@@ -106,6 +111,7 @@ def enqueue_crosswise(url: str, *, rounds: int) -> str:
         configure_sqlite(engine)
     chance = random.Random(9)
     done = threading.Event()
+    definitions.register(store, [a, b])
 
     def work() -> int:
         hand, mine, count = Hand(store), list[ClaimedExecution](), 0
@@ -119,7 +125,8 @@ def enqueue_crosswise(url: str, *, rounds: int) -> str:
             enqueue(session, enqueue_job(a, {"n": number}, concurrency_key=keys[0]))
             if not store.is_sqlite:  # there is one writer at a time
                 middle.wait(30)
-            enqueue(session, enqueue_job(a, {"n": number}, concurrency_key=keys[1]))
+            enqueue(session, enqueue_job(b, {"n": number}, concurrency_key=keys[1]))
+            enqueue(session, enqueue_job(b, {"n": number}))
             enqueue(
                 session,
                 *(enqueue_job(a, {"n": 0}, idempotency_key=f"{key}-{number}") for key in keys),
@@ -141,10 +148,11 @@ def enqueue_crosswise(url: str, *, rounds: int) -> str:
             done.set()
         finished = sum(worker.result() for worker in workers)
     hand = Hand(store)
-    while left := hand.claim(50):
+    while scalar(store, "SELECT count(*) FROM netscript_executions"):
+        left = hand.claim(50)
         finished += len(left)
         hand.tick(*map(ended, left))
-    assert finished == rounds * 6  # four of the two users, and two that both have named
+    assert finished == rounds * 8  # six of the two users, and two that both have named
     assert_slots_exact(store)
     engine.dispose()
     store.dispose()

@@ -8,8 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from netscript_workers.domain import ClaimedExecution, Verdict
-from netscript_workers.store import admissions
+from netscript_workers.store import entrance
 from netscript_workers.store.engine import Store
+from netscript_workers.store.entrance import Asked
+from netscript_workers.store.sweeping import SWEPT_AT_A_TIME
 from netscript_workers.testing import ManualClock
 from tests.kit import (
     Hand,
@@ -227,10 +229,10 @@ class ConcurrencyKeys:
     def test_the_sweep_goes_through_more_keys_than_it_takes_at_a_time(self, store: Store) -> None:
         put(
             store,
-            *(new(concurrency_key=f"k{n:04}") for n in range(admissions.SWEPT_AT_A_TIME + 20)),
+            *(new(concurrency_key=f"k{n:04}") for n in range(SWEPT_AT_A_TIME + 20)),
         )
         run(store, "DELETE FROM netscript_admissions")
-        assert sweep(store) == admissions.SWEPT_AT_A_TIME + 20
+        assert sweep(store) == SWEPT_AT_A_TIME + 20
 
     @pytest.mark.trap("D-16")
     def test_the_sweep_beside_working_workers_finds_nothing_to_repair(self, store: Store) -> None:
@@ -256,5 +258,6 @@ class ConcurrencyKeys:
 
     def test_admitting_a_key_that_nobody_waits_for_leaves_nothing(self, store: Store) -> None:
         with store.begin() as conn:
-            assert admissions.admit(conn, store.dialect, {"nobody", "none"}) == []
+            asked = Asked(keys={"nobody", "none"})
+            assert entrance.let_in(conn, store.dialect, asked, store.now(conn)).changed == []
         assert scalar(store, "SELECT count(*) FROM netscript_concurrency_slots") == 0

@@ -26,7 +26,7 @@ def test_parked_work_is_no_reason_to_claim(store: Store) -> None:
     parking.park(store)
     with store.read() as conn:
         assert not claims.probe(conn, store.dialect, new_id()).ready
-        assert claims.ready_topics(conn) == []
+        assert claims.ready_topics(conn) == {}
 
 
 def test_it_comes_back_when_a_worker_knows_it(store: Store) -> None:

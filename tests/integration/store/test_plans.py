@@ -7,8 +7,9 @@ from typing import Any, cast
 import pytest
 
 from netscript_workers.domain import NewExecution
-from netscript_workers.store import admissions, claims, leases
+from netscript_workers.store import claims, entrance, leases
 from netscript_workers.store.engine import Store
+from netscript_workers.store.entrance import Asked
 from netscript_workers.store.retention import Retention, prune
 from tests.integration.store.scenes import no_folder, statements_of
 from tests.kit import Hand, ended, new, put, rows, run, sweep
@@ -93,7 +94,8 @@ def test_promotion_walks_the_due_index(store: Store) -> None:
 
 def test_the_next_of_a_key_is_found_in_the_blocked_index(store: Store) -> None:
     with statements_of(store) as seen, store.begin() as conn:
-        admissions.admit(conn, store.dialect, {"k1", "new"})
+        asked = Asked(keys={"k1", "new"})
+        entrance.let_in(conn, store.dialect, asked, store.now(conn))
     plan = plan_of(seen, store, "e.status = 'blocked' AND e.concurrency_key")
     assert "netscript_executions_blocked" in plan
     assert not scans(plan), plan

@@ -14,7 +14,7 @@ from netscript_triggers import WebhookEvent, enqueue_job
 from netscript_triggers.store.verify import verify
 from netscript_workers import JobContext, JobResult, create_success_result, job
 from netscript_workers.ids import new_id
-from netscript_workers.store import changes
+from netscript_workers.store import changes, definitions
 from netscript_workers.store.engine import Store
 from netscript_workers.store.findings import Terms
 from netscript_workers.store.retention import Retention, oldest_id
@@ -124,6 +124,17 @@ def break_overlooked(scene: Scene) -> None:
     later(scene, 100)
 
 
+def break_gate(scene: Scene) -> None:
+    put(scene.store, new(limited="job limit"))
+    scene.run("DELETE FROM netscript_admissions")
+    later(scene, 100)
+
+
+def break_place(scene: Scene) -> None:
+    scene.live(scene.scheduled, "limited = :yes, holds_job = :yes", yes=True)
+    scene.run("INSERT INTO netscript_job_gates (job_id, used) VALUES ('a', 1)")
+
+
 def break_worker(scene: Scene) -> None:
     scene.run("DELETE FROM netscript_workers")
     later(scene)
@@ -152,6 +163,16 @@ PLANTED: dict[str, tuple[str, Callable[[Scene], None]]] = {
         ),
     ),
     "a free key that is waited for": ("key-overlooked", break_overlooked),
+    "a gate that counts too many": (
+        "gate-drift",
+        lambda scene: scene.run("INSERT INTO netscript_job_gates (job_id, used) VALUES ('a', 1)"),
+    ),
+    "a place that no gate counts": (
+        "gate-drift",
+        lambda scene: scene.live(scene.queued, "limited = :yes, holds_job = :yes", yes=True),
+    ),
+    "a place of one that waits": ("place-misplaced", break_place),
+    "room at a gate where one waits": ("gate-overlooked", break_gate),
     "a worker that is on no list": (
         "worker-unknown",
         break_worker,
@@ -333,7 +354,7 @@ async def test_what_is_broken_about_events_is_found(store: Store, planted: str) 
 async def test_nothing_is_found_while_everything_is_busy(store: Store) -> None:
     tried: set[str] = set()
 
-    @job(id="next")
+    @job(id="next", max_concurrency=2)
     async def following(ctx: JobContext[dict[str, str]]) -> None: ...
 
     @job(id="busy")
@@ -350,6 +371,7 @@ async def test_nothing_is_found_while_everything_is_busy(store: Store) -> None:
         delay = 0.05 if number % 7 == 0 else None
         return [enqueue_job(busy, {"n": number}, delay=delay, **keys) for _ in range(2)]
 
+    definitions.register(store, [following])
     quick = replace(busy, retry=replace(busy.retry, initial_delay=0.01, jitter=False))
     # So that what repairs itself has next to no time to do so.
     terms, reports = Terms(grace=5_000_000), 0
