@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from netscript_triggers.verifiers.hmac import HmacVerifier
     from netscript_triggers.webhooks import define_webhook, webhook
     from netscript_workers.actions import EnqueueJob, enqueue_job
+    from netscript_workers.batches import EnqueueBatch, enqueue_batch
     from netscript_workers.errors import VerificationError
 
 __all__ = [
+    "EnqueueBatch",
     "EnqueueJob",
     "EventStatus",
     "HmacVerifier",
@@ -27,12 +29,14 @@ __all__ = [
     "WebhookDefinition",
     "WebhookEvent",
     "define_webhook",
+    "enqueue_batch",
     "enqueue_job",
     "webhook",
 ]
 
 # Loaded when asked for: a command that only shows its help needs none of them.
 _HOMES = {
+    "EnqueueBatch": "netscript_workers.batches",
     "EnqueueJob": "netscript_workers.actions",
     "EventStatus": "netscript_triggers.events",
     "HmacVerifier": "netscript_triggers.verifiers.hmac",
@@ -45,6 +49,7 @@ _HOMES = {
     "WebhookDefinition": "netscript_triggers.definitions",
     "WebhookEvent": "netscript_triggers.events",
     "define_webhook": "netscript_triggers.webhooks",
+    "enqueue_batch": "netscript_workers.batches",
     "enqueue_job": "netscript_workers.actions",
     "webhook": "netscript_triggers.webhooks",
 }

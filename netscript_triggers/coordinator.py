@@ -16,8 +16,9 @@ from netscript_triggers.intake import Arrival, Intake
 from netscript_triggers.records import Accepted
 from netscript_triggers.store import inbox
 from netscript_triggers.store.inbox import Disposition, Known
-from netscript_workers.actions import Cause, EnqueueJob, JobCatalog, resolve
-from netscript_workers.domain import Enqueued, NewExecution, TriggeredBy
+from netscript_workers.actions import Cause, JobCatalog
+from netscript_workers.batches import Action, names_a_job, resolve_all
+from netscript_workers.domain import Enqueued, NewWork, TriggeredBy
 from netscript_workers.errors import (
     NetscriptError,
     PayloadInvalidError,
@@ -79,13 +80,14 @@ class Delivery(Arrival):
         self.submission = _NOTHING
         self.disposition = COMPLETED
 
-    def submit(self, executions: tuple[NewExecution, ...], disposition: Disposition) -> Submission:
+    def submit(self, work: NewWork, disposition: Disposition) -> Submission:
         """Return what is to be stored of it."""
         event = self.event
         guard = None if self.name is None else Key(*self.name, self.fingerprint, event.id)
         self.disposition = disposition
         self.submission = Submission(
-            executions=executions,
+            executions=work.executions,
+            batches=work.batches,
             guard=guard,
             companion=inbox.companion(event, disposition, self.received_at),
         )
@@ -93,6 +95,7 @@ class Delivery(Arrival):
 
 
 _NOTHING = Submission()
+_NO_WORK = NewWork()
 COMPLETED = Disposition(status=EventStatus.COMPLETED)
 _PENDING = Disposition(status=EventStatus.PENDING, delay=0.0)
 
@@ -185,7 +188,7 @@ class Coordinator:
                 raise
             # The database refuses one of the actions: the event is kept without any of them.
             dead = Disposition(status=EventStatus.DEAD, error=str(error))
-            told = await self._writer.store(delivery.submit((), dead))
+            told = await self._writer.store(delivery.submit(_NO_WORK, dead))
         if isinstance(told, Known):
             self._compare(delivery, told.fingerprint)
             return told.accepted
@@ -233,7 +236,7 @@ class Coordinator:
         error: NetscriptError
         if delivery.given_up and not delivery.called:
             # So much was before it that its handler's turn never came: that is no failure of its.
-            return delivery.submit((), _PENDING)
+            return delivery.submit(_NO_WORK, _PENDING)
         if delivery.given_up:
             error = took_too_long(INLINE_SECONDS)
         else:
@@ -242,11 +245,11 @@ class Coordinator:
                     ran = self._handlers.run(trigger, delivery.event, limit=INLINE_SECONDS)
                 else:
                     ran = self._handlers.finish(trigger, delivery.begun, limit=INLINE_SECONDS)
-                executions = await resolve_all(await ran, self._catalog, delivery.event)
-                return delivery.submit(executions, COMPLETED)
+                work = await resolve_of(delivery.event, await ran, self._catalog)
+                return delivery.submit(work, COMPLETED)
             except NetscriptError as raised:
                 error = raised
-        return delivery.submit((), after_failure(trigger, error, attempt=1))
+        return delivery.submit(_NO_WORK, after_failure(trigger, error, attempt=1))
 
     # In the intake's threads.
 
@@ -266,7 +269,7 @@ class Coordinator:
             if found is not None:
                 answers.append((one.future, found))
             elif trigger.dispatch == "background":
-                one.submit((), _PENDING)
+                one.submit(_NO_WORK, _PENDING)
                 ready.append(one)
             elif trigger.is_async:
                 answers.append((one.future, None))
@@ -291,29 +294,27 @@ class Coordinator:
     def _handle_here(self, delivery: Delivery) -> Callable[[], None] | None:
         """Call a `def` handler; return what keeps its outcome, None where the loop goes on."""
         try:
-            executions, disposition = self._outcome_here(delivery)
+            work, disposition = self._outcome_here(delivery)
         except BaseException as error:  # noqa: BLE001 - a policy's or a model's sys.exit(), say
-            executions = ()
+            work = _NO_WORK
             disposition = Disposition(status=EventStatus.DEAD, error=storable(describe(error), 500))
-        if executions is None:
+        if work is None:
             answer_all([(delivery.future, None)])
             return None
 
         def keep() -> None:
-            delivery.submit(executions, disposition)
+            delivery.submit(work, disposition)
 
         return keep
 
-    def _outcome_here(
-        self, delivery: Delivery
-    ) -> tuple[tuple[NewExecution, ...] | None, Disposition]:
+    def _outcome_here(self, delivery: Delivery) -> tuple[NewWork | None, Disposition]:
         trigger = delivery.trigger
         try:
             actions = call_here(trigger, delivery.event)
             if isinstance(actions, tuple):
-                return _resolve_now(actions, self._catalog, delivery.event), COMPLETED
+                return _resolve_now(delivery.event, actions, self._catalog), COMPLETED
         except NetscriptError as error:
-            return (), after_failure(trigger, error, attempt=1)
+            return _NO_WORK, after_failure(trigger, error, attempt=1)
         delivery.begun = actions
         return None, COMPLETED
 
@@ -344,32 +345,32 @@ async def run_handler(
     event: WebhookEvent[Any],
     *,
     limit: float,
-) -> tuple[NewExecution, ...]:
+) -> NewWork:
     """Call a handler and make its actions ready to be stored.
 
     Raises:
         NetscriptError: The handler failed, or one of its actions can't be stored.
     """
-    return await resolve_all(await handlers.run(trigger, event, limit=limit), catalog, event)
+    return await resolve_of(event, await handlers.run(trigger, event, limit=limit), catalog)
 
 
-async def resolve_all(
-    actions: tuple[EnqueueJob[Any], ...], catalog: JobCatalog, event: WebhookEvent[Any]
-) -> tuple[NewExecution, ...]:
+async def resolve_of(
+    event: WebhookEvent[Any], actions: tuple[Action, ...], catalog: JobCatalog
+) -> NewWork:
     """Make an event's actions ready to be stored.
 
     Raises:
         NetscriptError: One of them can't be stored.
     """
     # A job that is named by its id may have to be read from the database.
-    if any(isinstance(action.job, str) for action in actions):
-        return await asyncio.to_thread(_resolve_now, actions, catalog, event)
-    return _resolve_now(actions, catalog, event)
+    if any(names_a_job(action) for action in actions):
+        return await asyncio.to_thread(_resolve_now, event, actions, catalog)
+    return _resolve_now(event, actions, catalog)
 
 
 def _resolve_now(
-    actions: tuple[EnqueueJob[Any], ...], catalog: JobCatalog, event: WebhookEvent[Any]
-) -> tuple[NewExecution, ...]:
+    event: WebhookEvent[Any], actions: tuple[Action, ...], catalog: JobCatalog
+) -> NewWork:
     cause = Cause(
         triggered_by=TriggeredBy.WEBHOOK,
         trigger_event_id=event.id,
@@ -377,7 +378,7 @@ def _resolve_now(
         traceparent=event.traceparent,
         tracestate=event.tracestate,
     )
-    return tuple(resolve(action, catalog, cause) for action in actions)
+    return resolve_all(actions, catalog, cause)
 
 
 def after_failure(

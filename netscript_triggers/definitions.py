@@ -12,14 +12,14 @@ from typing_extensions import TypeVar
 
 from netscript_triggers.events import TriggerEvent
 from netscript_triggers.verifiers import Verifier
-from netscript_workers.actions import EnqueueJob
+from netscript_workers.batches import Action
 from netscript_workers.retries import Retry
 
 R = TypeVar("R", default=Any)
 
 Dispatch: TypeAlias = Literal["inline", "background"]
 Dedupe: TypeAlias = Literal["auto", "id"] | None
-Actions: TypeAlias = Sequence[EnqueueJob[Any]] | EnqueueJob[Any] | None
+Actions: TypeAlias = Sequence[Action] | Action | None
 AnyHandler: TypeAlias = Callable[..., Actions | Awaitable[Actions]]
 
 

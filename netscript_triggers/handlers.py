@@ -12,6 +12,7 @@ from typing import Any, cast
 from netscript_triggers.definitions import TriggerContext, WebhookDefinition
 from netscript_triggers.events import TriggerEvent
 from netscript_workers.actions import EnqueueJob
+from netscript_workers.batches import Action, EnqueueBatch
 from netscript_workers.errors import ConfigurationError, NetscriptError, describe
 
 THREADS = 32
@@ -43,7 +44,7 @@ class Handlers:
 
     async def run(
         self, trigger: WebhookDefinition[Any], event: TriggerEvent[Any], *, limit: float
-    ) -> tuple[EnqueueJob[Any], ...]:
+    ) -> tuple[Action, ...]:
         """Call the handler and return its actions.
 
         Args:
@@ -61,7 +62,7 @@ class Handlers:
     @staticmethod
     async def _within(
         limit: float, trigger: WebhookDefinition[Any], call: Awaitable[Any]
-    ) -> tuple[EnqueueJob[Any], ...]:
+    ) -> tuple[Action, ...]:
         clock = asyncio.timeout(limit)
         try:
             async with clock:
@@ -75,7 +76,7 @@ class Handlers:
 
     async def finish(
         self, trigger: WebhookDefinition[Any], begun: Awaitable[Any], *, limit: float
-    ) -> tuple[EnqueueJob[Any], ...]:
+    ) -> tuple[Action, ...]:
         """Await what a handler that was called in a thread has left to be awaited on the loop.
 
         Raises:
@@ -101,7 +102,7 @@ class Handlers:
 
 def call_here(
     trigger: WebhookDefinition[Any], event: TriggerEvent[Any]
-) -> tuple[EnqueueJob[Any], ...] | Awaitable[Any]:
+) -> tuple[Action, ...] | Awaitable[Any]:
     """Call a `def` handler in this thread; what it leaves to be awaited is for the loop.
 
     Raises:
@@ -113,7 +114,7 @@ def call_here(
         raise error
     if error is not None:
         raise HandlerError(describe(error)) from error
-    return cast("tuple[EnqueueJob[Any], ...] | Awaitable[Any]", returned)
+    return cast("tuple[Action, ...] | Awaitable[Any]", returned)
 
 
 def took_too_long(limit: float) -> HandlerTimeoutError:
@@ -152,7 +153,7 @@ def arguments_of(
     return (event, TriggerContext(trigger=trigger, log=logger))
 
 
-def actions_of(trigger: WebhookDefinition[Any], returned: object) -> tuple[EnqueueJob[Any], ...]:
+def actions_of(trigger: WebhookDefinition[Any], returned: object) -> tuple[Action, ...]:
     """Return the actions that a handler gave back as a tuple.
 
     Raises:
@@ -166,10 +167,10 @@ def actions_of(trigger: WebhookDefinition[Any], returned: object) -> tuple[Enque
     elif isinstance(returned, Iterable) and not isinstance(returned, (str, bytes, Mapping)):
         given = list(cast("Iterable[object]", returned))
     for action in given:
-        if not isinstance(action, EnqueueJob):
+        if not isinstance(action, (EnqueueJob, EnqueueBatch)):
             raise ConfigurationError(
                 f'The handler of webhook "{trigger.id}" returned a {type(action).__name__}, '
                 "which is no action.",
-                hint="Return enqueue_job(...) actions: a list of them, one, or None.",
+                hint="Return enqueue_job(...) or enqueue_batch(...) actions: a list, one, or None.",
             )
-    return tuple(cast("list[EnqueueJob[Any]]", given))
+    return tuple(cast("list[Action]", given))

@@ -19,7 +19,7 @@ from netscript_triggers.store import inbox
 from netscript_triggers.store.inbox import Disposition, Finish, StoredEvent
 from netscript_workers.actions import JobCatalog
 from netscript_workers.clock import from_micros
-from netscript_workers.domain import NewExecution
+from netscript_workers.domain import NewWork
 from netscript_workers.errors import NetscriptError, PayloadInvalidError
 from netscript_workers.ids import new_id
 from netscript_workers.store.engine import Store
@@ -124,12 +124,12 @@ class Processor:
 
     async def _process(self, event: StoredEvent) -> None:
         trigger = self._triggers[event.trigger_id]
-        executions: tuple[NewExecution, ...] = ()
+        work = NewWork()
         try:
             if event.attempt > trigger.retry.max_attempts:
                 disposition = _died(event)
             else:
-                executions = await run_handler(
+                work = await run_handler(
                     self._handlers,
                     self._catalog,
                     trigger,
@@ -139,13 +139,11 @@ class Processor:
                 disposition = Disposition(status=EventStatus.COMPLETED, attempt=event.attempt)
         except NetscriptError as error:
             disposition = after_failure(trigger, error, attempt=event.attempt)
-        await self._settle(event, disposition, executions)
+        await self._settle(event, disposition, work)
 
-    async def _settle(
-        self, event: StoredEvent, disposition: Disposition, executions: tuple[NewExecution, ...]
-    ) -> None:
+    async def _settle(self, event: StoredEvent, disposition: Disposition, work: NewWork) -> None:
         try:
-            kept = await self._finishes.call(Finish(event, disposition, executions))
+            kept = await self._finishes.call(Finish(event, disposition, work))
         except PayloadInvalidError as error:
             disposition = Disposition(
                 status=EventStatus.DEAD, error=str(error), attempt=event.attempt

@@ -14,7 +14,7 @@ from netscript_triggers.events import EventStatus, WebhookEvent
 from netscript_triggers.handlers import Handlers
 from netscript_triggers.payloads import read_payload
 from netscript_triggers.secrets import secrets_of
-from netscript_workers.actions import EnqueueJob
+from netscript_workers.batches import Action
 from netscript_workers.clock import SYSTEM_CLOCK, from_micros
 from netscript_workers.errors import ConfigurationError
 from netscript_workers.ids import new_id
@@ -70,7 +70,7 @@ def signed_request(
 
 async def fire(
     trigger: WebhookDefinition[Any], payload: Any, *, headers: Mapping[str, str] | None = None
-) -> list[EnqueueJob[Any]]:
+) -> list[Action]:
     """Call a trigger's handler with an event made of `payload`, and return its actions.
 
     Args:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from netscript_workers.actions import EnqueueJob, enqueue_job
+    from netscript_workers.batches import EnqueueBatch, enqueue_batch
     from netscript_workers.context import JobContext
     from netscript_workers.domain import WORKER_RUNTIMES, Enqueued
     from netscript_workers.embedded import WorkerRuntime, start_workers
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "WORKER_RUNTIMES",
     "DuplicateStepError",
+    "EnqueueBatch",
     "EnqueueJob",
     "Enqueued",
     "IdempotencyConflictError",
@@ -54,6 +56,7 @@ __all__ = [
     "define_job_handler",
     "enqueue",
     "enqueue_async",
+    "enqueue_batch",
     "enqueue_job",
     "include_name",
     "job",
@@ -67,6 +70,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "WORKER_RUNTIMES": "domain",
     "DuplicateStepError": "errors",
+    "EnqueueBatch": "batches",
     "EnqueueJob": "actions",
     "Enqueued": "domain",
     "IdempotencyConflictError": "errors",
@@ -90,6 +94,7 @@ _HOMES = {
     "define_job_handler": "jobs",
     "enqueue": "store.transaction",
     "enqueue_async": "store.transaction",
+    "enqueue_batch": "batches",
     "enqueue_job": "actions",
     "include_name": "store.schema",
     "job": "jobs",

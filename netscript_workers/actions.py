@@ -6,12 +6,19 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Generic, Literal, Protocol, TypeAlias
+from hashlib import sha256
+from typing import Any, Generic, Protocol
 
 from typing_extensions import TypeVar
 
 from netscript_workers.clock import MAX_MICROS, MICROSECONDS, to_micros
-from netscript_workers.domain import Limit, NewExecution, TriggeredBy
+from netscript_workers.domain import (
+    IDEMPOTENCY_MODES,
+    IdempotencyMode,
+    Limit,
+    NewExecution,
+    TriggeredBy,
+)
 from netscript_workers.errors import ConfigurationError, PayloadInvalidError
 from netscript_workers.ids import new_id
 from netscript_workers.jobs import JobDefinition, check_priority
@@ -19,8 +26,6 @@ from netscript_workers.options import check_type
 from netscript_workers.rates import limit_of
 
 P = TypeVar("P", default=Any)
-
-IdempotencyMode: TypeAlias = Literal["once", "while_pending", "replace", "rerun_if_running"]
 
 MAX_KEY_LENGTH = 512
 
@@ -38,6 +43,8 @@ class EnqueueJob(Generic[P]):
     run_at: datetime | None
     correlation_id: str | None
     topic: str | None
+    idempotency: IdempotencyMode = "once"
+    max_wait: float | None = None
 
     @property
     def job_id(self) -> str:
@@ -56,7 +63,7 @@ def enqueue_job(
     correlation_id: str | None = None,
     topic: str | None = None,
     idempotency: IdempotencyMode = "once",
-    max_wait: float | None = None,
+    max_wait: float | timedelta | None = None,
 ) -> EnqueueJob[P]:
     """Ask for a job to be run.
 
@@ -71,8 +78,14 @@ def enqueue_job(
         run_at: The instant to run it; a naive datetime is taken as UTC, one that is past is now.
         correlation_id: Ties together what one cause has led to.
         topic: By default the job's.
-        idempotency: What the key does; `once` is what this version knows.
-        max_wait: Belongs to `idempotency="replace"`.
+        idempotency: What becomes of a second enqueue with the key. `once`: nothing is created
+            within the window. `while_pending`: nothing, as long as the first one is not finished.
+            `replace`: until the first one has started, it gets this payload, priority and due
+            time (a debounce, with `delay`); then a new one. `rerun_if_running`: nothing until the
+            first one has started, then one more, which starts when the first one's attempt has
+            ended. Each but `once` needs a key.
+        max_wait: Seconds after which one that is replaced over and over is due all the same; for
+            `replace`.
 
     Raises:
         ConfigurationError: A value can't be meant.
@@ -81,11 +94,9 @@ def enqueue_job(
         raise ConfigurationError(
             f"enqueue_job takes a job or a job's id, not {job!r}.", hint="Decorate it with @job."
         )
+    longest: float | None = None
     if idempotency != "once" or max_wait is not None:
-        raise ConfigurationError(
-            f'{_owner(job)}: only idempotency="once" is available in this version.',
-            hint="Leave it out.",
-        )
+        longest = _check_mode(_owner(job), idempotency, idempotency_key, max_wait)
     seconds: float | None = None
     if delay is not None or run_at is not None:
         seconds = _check_when(_owner(job), delay, run_at)
@@ -109,6 +120,8 @@ def enqueue_job(
         run_at=run_at,
         correlation_id=correlation_id,
         topic=topic,
+        idempotency=idempotency,
+        max_wait=longest,
     )
 
 
@@ -129,6 +142,29 @@ def _check_when(
     check_type(owner, "delay", seconds, (int, float), "a number of seconds or a timedelta")
     if seconds is None or not (math.isfinite(seconds) and 0 <= seconds < MAX_MICROS / 2e6):
         raise ConfigurationError(f"{owner}: delay={delay!r} must be zero or more seconds.")
+    return float(seconds)
+
+
+def _check_mode(
+    owner: str, mode: IdempotencyMode, key: str | None, max_wait: float | timedelta | None
+) -> float | None:
+    """Return `max_wait` in seconds."""
+    if mode not in IDEMPOTENCY_MODES:
+        known = ", ".join(IDEMPOTENCY_MODES)
+        raise ConfigurationError(f"{owner}: idempotency={mode!r} must be one of {known}.")
+    if mode != "once" and key is None:
+        raise ConfigurationError(
+            f'{owner}: idempotency="{mode}" needs an idempotency_key.',
+            hint="Say by idempotency_key=... which enqueues are the same.",
+        )
+    if max_wait is None:
+        return None
+    if mode != "replace":
+        raise ConfigurationError(f'{owner}: max_wait belongs to idempotency="replace".')
+    seconds = max_wait.total_seconds() if isinstance(max_wait, timedelta) else max_wait
+    check_type(owner, "max_wait", seconds, (int, float), "a number of seconds or a timedelta")
+    if not (math.isfinite(seconds) and 0 < seconds < MAX_MICROS / 2e6):
+        raise ConfigurationError(f"{owner}: max_wait={max_wait!r} must be more than 0 seconds.")
     return float(seconds)
 
 
@@ -222,13 +258,20 @@ def prepare(definition: JobDefinition[Any, Any], payload: Any) -> PreparedJob:
     )
 
 
-def resolve(action: EnqueueJob[Any], catalog: JobCatalog | None, cause: Cause) -> NewExecution:
+def resolve(
+    action: EnqueueJob[Any],
+    catalog: JobCatalog | None,
+    cause: Cause,
+    *,
+    batch_id: str | None = None,
+) -> NewExecution:
     """Turn an action into the execution that will be stored.
 
     Args:
         action: What a handler returned.
         catalog: Where ids are looked up; None where only definitions can be given.
         cause: What led to it.
+        batch_id: The batch that it belongs to.
 
     Raises:
         JobNotFoundError: No process has registered the job.
@@ -255,12 +298,25 @@ def resolve(action: EnqueueJob[Any], catalog: JobCatalog | None, cause: Cause) -
         run_at=None if action.run_at is None else to_micros(action.run_at),
         max_attempts=ready.max_attempts,
         idempotency_key=action.idempotency_key,
-        concurrency_key=action.concurrency_key,
+        concurrency_key=_concurrency_key(action),
         strict_order=ready.strict_order,
         correlation_id=action.correlation_id or cause.correlation_id,
         traceparent=cause.traceparent,
         tracestate=cause.tracestate,
         triggered_by=cause.triggered_by,
         trigger_event_id=cause.trigger_event_id,
+        batch_id=batch_id,
+        idempotency=action.idempotency,
+        max_wait=None if action.max_wait is None else round(action.max_wait * MICROSECONDS),
         limited=ready.limited,
     )
+
+
+def _concurrency_key(action: EnqueueJob[Any]) -> str | None:
+    if action.idempotency != "rerun_if_running" or action.concurrency_key is not None:
+        return action.concurrency_key
+    # Shared by all executions of this key, so that the one more waits for the one that runs.
+    implied = f"rerun:{action.job_id}:{action.idempotency_key}"
+    if len(implied) <= MAX_KEY_LENGTH:
+        return implied
+    return f"rerun:{sha256(implied.encode()).hexdigest()}"

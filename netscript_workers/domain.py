@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import signal as signals
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 ExecutionKind: TypeAlias = Literal["job", "task"]
+
+IdempotencyMode: TypeAlias = Literal["once", "while_pending", "replace", "rerun_if_running"]
+IDEMPOTENCY_MODES: tuple[IdempotencyMode, ...] = (
+    "once",
+    "while_pending",
+    "replace",
+    "rerun_if_running",
+)
 
 # As `Reason` has them: what an execution at the gate of its job waits for.
 Limit: TypeAlias = Literal["job limit", "rate limit"]
@@ -89,6 +98,9 @@ class NewExecution:
         limited: What it waits for at the gate of its job before it is queued; None where the job
             has no limit.
         batch_id: The batch that it belongs to.
+        idempotency: What becomes of it where its idempotency key stands for an earlier one.
+        max_wait: In microseconds since the earliest of those that it replaces was stored: it is
+            due by then, whatever `delay` and `run_at` say.
     """
 
     id: str
@@ -112,6 +124,35 @@ class NewExecution:
     retried_from: str | None = None
     limited: Limit | None = None
     batch_id: str | None = None
+    idempotency: IdempotencyMode = "once"
+    max_wait: int | None = None
+
+
+def load_execution(told: Mapping[str, Any]) -> NewExecution:
+    """Read an execution that `dataclasses.asdict` has written."""
+    facts: dict[str, Any] = {**told, "triggered_by": TriggeredBy(told["triggered_by"])}
+    return NewExecution(**facts)
+
+
+@dataclass(slots=True, kw_only=True)
+class NewBatch:
+    """A batch that is about to be stored with its executions; nobody changes it.
+
+    Attributes:
+        id: What its executions name as their `batch_id`.
+        callback: Is stored once they are all final.
+    """
+
+    id: str
+    callback: NewExecution | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class NewWork:
+    """What actions come to: executions, and the batches that some of them belong to."""
+
+    executions: tuple[NewExecution, ...] = ()
+    batches: tuple[NewBatch, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +252,7 @@ class Outcome:
         error: One line for people.
         detail: The traceback, for the record of the attempt.
         actions: Executions to store in the same transaction, for `complete`.
+        batches: The batches that some of these belong to.
     """
 
     execution_id: str
@@ -223,3 +265,4 @@ class Outcome:
     detail: str | None = None
     delay: float = 0.0
     actions: tuple[NewExecution, ...] = field(default=())
+    batches: tuple[NewBatch, ...] = field(default=())

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from netscript_workers.store import leases, lifelines, parking, sweeping
+from netscript_workers.store import batches, leases, lifelines, parking, sweeping
 from netscript_workers.store.engine import Store
 from netscript_workers.store.retention import CHUNK, Retention, prune
 from netscript_workers.store.wal import Wal
@@ -67,7 +67,7 @@ class Maintenance:
         self._find_suspects = find_suspects
         self._stopped = threading.Event()
         self._strangers = strangers
-        self._swept_to = ""
+        self._swept_to = self._counted_to = ""
         self._on_kept = on_kept
         self._wal = Wal(store) if store.is_sqlite else None
         self._watchdog = None if store.is_sqlite else Watchdog(store)
@@ -141,23 +141,26 @@ class Maintenance:
         return bool(rescued)
 
     def sweep(self) -> bool:
-        """Repair a stretch of keys, and the gates; tell whether there was anything to repair."""
+        """Repair a stretch of keys and batches, and the gates; tell whether there was a need."""
         with self._store.begin() as conn:
             if not self._store.dialect.try_lock(conn, "sweep"):
                 return False
             now = self._store.now(conn)
             found = sweeping.sweep_keys(conn, self._store.dialect, self._swept_to, now)
             repaired, self._swept_to = found
+            drifted, self._counted_to = batches.sweep(conn, self._store.dialect, self._counted_to)
         # By itself: gates are locked before slots.
         with self._store.begin() as conn:
             gates = sweeping.sweep_gates(conn, self._store.dialect, self._store.now(conn))
         if repaired:
             logger.warning("repaired %d concurrency slots that had drifted", repaired)
+        if drifted:
+            logger.warning("had %d batches counted again that had drifted", drifted)
         if gates:
             logger.warning("repaired %d places of jobs with a limit that had drifted", gates)
-        if repaired or gates:
+        if repaired or drifted or gates:
             self._on_rescued()
-        return bool(repaired or gates)
+        return bool(repaired or drifted or gates)
 
     def park(self) -> bool:
         """Put aside executions of jobs that no worker knows, bring back those that one knows."""

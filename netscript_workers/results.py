@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from netscript_workers.actions import EnqueueJob
+    from netscript_workers.batches import Action
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +25,17 @@ class JobResult:
     success: bool
     data: Any = None
     error: str | None = None
-    actions: tuple[EnqueueJob[Any], ...] = ()
+    actions: tuple[Action, ...] = ()
     retry: bool = True
 
 
-def create_success_result(data: Any = None, actions: Iterable[EnqueueJob[Any]] = ()) -> JobResult:
+def create_success_result(data: Any = None, actions: Iterable[Action] = ()) -> JobResult:
     """Complete the execution.
 
     Args:
         data: The result; anything JSON can hold, Pydantic models and dataclasses included.
-        actions: `enqueue_job(...)` actions, stored if and only if the execution completes.
+        actions: `enqueue_job(...)` and `enqueue_batch(...)` actions, stored if and only if the
+            execution completes.
     """
     return JobResult(success=True, data=data, actions=tuple(actions))
 

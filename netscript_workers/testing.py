@@ -11,7 +11,7 @@ from typing import Any
 
 from typing_extensions import TypeVar
 
-from netscript_workers.actions import EnqueueJob
+from netscript_workers.batches import Action
 from netscript_workers.clock import ManualClock
 from netscript_workers.context import JobContext
 from netscript_workers.domain import ClaimedExecution
@@ -46,7 +46,7 @@ class JobRun:
     success: bool = False
     data: Any = None
     error: str | None = None
-    actions: tuple[EnqueueJob[Any], ...] = ()
+    actions: tuple[Action, ...] = ()
     snoozed: float | None = None
     steps: dict[str, str] = field(default_factory=dict[str, str])
     progress: list[tuple[float, str | None]] = field(default_factory=list[tuple[float, str | None]])

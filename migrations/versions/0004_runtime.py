@@ -52,6 +52,10 @@ def upgrade() -> None:
     op.add_column(
         "netscript_admissions", sa.Column("added", sa.Integer(), nullable=False, server_default="0")
     )
+    op.add_column(
+        "netscript_idempotency_keys",
+        sa.Column("handed_on", sa.Boolean(), nullable=False, server_default=sa.false()),
+    )
     op.add_column("netscript_topics", sa.Column("rate", sa.Text(), nullable=True))
     op.add_column("netscript_topics", sa.Column("rate_from", sa.BigInteger(), nullable=True))
     op.add_column(
@@ -118,6 +122,7 @@ def downgrade() -> None:
     op.drop_column("netscript_job_definitions", "max_concurrency")
     op.drop_column("netscript_topics", "rate_from")
     op.drop_column("netscript_topics", "rate")
+    op.drop_column("netscript_idempotency_keys", "handed_on")
     op.drop_column("netscript_admissions", "added")
     op.drop_column("netscript_admissions", "kind")
     for name, _, _ in INDEXES:

@@ -80,6 +80,17 @@ def trigger(
     concurrency_key: Annotated[str | None, typer.Option(show_default=False)] = None,
     priority: Annotated[int | None, typer.Option(show_default=False)] = None,
     delay: Annotated[float | None, typer.Option(help="Seconds.", show_default=False)] = None,
+    idempotency: Annotated[
+        str,
+        typer.Option(
+            help="What becomes of a second one with the same key: once, while_pending, replace or "
+            "rerun_if_running."
+        ),
+    ] = "once",
+    max_wait: Annotated[
+        float | None,
+        typer.Option(help="Seconds that replacing can put it off, at most.", show_default=False),
+    ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for the result; exit 1 if it failed.")
     ] = False,
@@ -97,7 +108,7 @@ def trigger(
     """Enqueue a job."""
     from netscript_workers.actions import Cause, enqueue_job, resolve
     from netscript_workers.app import HOUR, open_store
-    from netscript_workers.domain import TriggeredBy
+    from netscript_workers.domain import IDEMPOTENCY_MODES, TriggeredBy
     from netscript_workers.registry import discover_jobs
     from netscript_workers.store import outbox
     from netscript_workers.store.definitions import StoredCatalog
@@ -106,6 +117,9 @@ def trigger(
 
     if timeout is not None and not wait:
         raise typer.BadParameter("it is for --wait", param_hint="--timeout")
+    if idempotency not in IDEMPOTENCY_MODES:
+        told = f"use one of {', '.join(IDEMPOTENCY_MODES)}"
+        raise typer.BadParameter(told, param_hint="--idempotency")
     settings = load_settings(project)
     action = enqueue_job(
         job_id,
@@ -114,6 +128,8 @@ def trigger(
         concurrency_key=concurrency_key,
         priority=priority,
         delay=delay,
+        idempotency=idempotency,
+        max_wait=max_wait,
     )
     jobs = discover_jobs(settings.project_dir, settings.jobs_dir)
     store = open_store(settings)

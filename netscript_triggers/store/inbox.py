@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -15,7 +15,7 @@ from netscript_triggers.events import EventStatus, TriggerEvent
 from netscript_triggers.records import Accepted
 from netscript_triggers.store.schema import trigger_events
 from netscript_workers.clock import MICROSECONDS
-from netscript_workers.domain import Enqueued, NewExecution
+from netscript_workers.domain import Enqueued, NewWork
 from netscript_workers.store import idempotency, outbox
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.idempotency import Name
@@ -61,7 +61,7 @@ class Finish:
 
     event: StoredEvent
     disposition: Disposition
-    executions: tuple[NewExecution, ...] = ()
+    work: NewWork = field(default_factory=NewWork)
 
 
 def companion(event: TriggerEvent[Any], disposition: Disposition, received_at: int) -> Companion:
@@ -165,7 +165,9 @@ def finish(
         if row.token is not None
     }
     ours = [end for end in finishes if (end.event.id, end.event.token) in held]
-    submissions = [Submission(executions=end.executions) for end in ours]
+    submissions = [
+        Submission(executions=end.work.executions, batches=end.work.batches) for end in ours
+    ]
     receipts = outbox.store(conn, dialect, submissions, now=now, window=window)
     rows = [
         {

@@ -10,6 +10,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from netscript_workers.actions import MAX_KEY_LENGTH
 from netscript_workers.api.answers import MalformedRequestError
+from netscript_workers.domain import IdempotencyMode
 from netscript_workers.errors import PayloadInvalidError, PayloadTooLargeError
 from netscript_workers.payloads import MAX_JSON_BYTES, fault_details
 from netscript_workers.strict_json import MalformedError, parse
@@ -37,6 +38,12 @@ class TriggerOptions(BaseModel):
         min_length=1,
         max_length=MAX_KEY_LENGTH,
         description="A second call with it creates nothing and yields the first execution.",
+    )
+    idempotency: IdempotencyMode = Field(
+        "once", description="What becomes of a second call with the same key."
+    )
+    max_wait: float | None = Field(
+        None, gt=0, le=1e9, description="Seconds that replacing can put it off, at most."
     )
     topic: str | None = Field(None, min_length=1, max_length=MAX_KEY_LENGTH)
 

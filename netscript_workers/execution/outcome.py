@@ -6,10 +6,11 @@ import traceback
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from netscript_workers.actions import Cause, EnqueueJob, JobCatalog, resolve
+from netscript_workers.actions import Cause, EnqueueJob, JobCatalog
+from netscript_workers.batches import EnqueueBatch, resolve_all
 from netscript_workers.domain import (
     ClaimedExecution,
-    NewExecution,
+    NewWork,
     Outcome,
     Reason,
     TriggeredBy,
@@ -170,20 +171,24 @@ def _returned(
     result = value if isinstance(value, JobResult) else JobResult(success=True, data=value)
     try:
         data = None if result.data is None else to_stored_json(result.data)
-        actions = _resolve(result, claim, catalog) if result.actions else ()
+        work = _resolve(result, claim, catalog) if result.actions else NewWork()
     except (ValueError, NetscriptError) as error:
         return _final_failure(claim, Reason.RESULT_REFUSED, f"The result was refused: {error}")
     if result.success:
-        return _outcome(claim, Verdict.COMPLETE, result=data, actions=actions)
+        return _outcome(
+            claim,
+            Verdict.COMPLETE,
+            result=data,
+            actions=work.executions,
+            batches=work.batches,
+        )
     told = str(result.error or "The handler returned a failure.")
     if not result.retry:
         return _final_failure(claim, Reason.ERROR, told, result=data)
     return _failure(job, claim, Reason.ERROR, told, None, result=data)
 
 
-def _resolve(
-    result: JobResult, claim: ClaimedExecution, catalog: JobCatalog | None
-) -> tuple[NewExecution, ...]:
+def _resolve(result: JobResult, claim: ClaimedExecution, catalog: JobCatalog | None) -> NewWork:
     cause = Cause(
         triggered_by=TriggeredBy.JOB,
         correlation_id=claim.correlation_id or claim.id,
@@ -191,11 +196,11 @@ def _resolve(
         tracestate=claim.tracestate,
     )
     for action in result.actions:
-        if not isinstance(action, EnqueueJob):  # pyright: ignore[reportUnnecessaryIsInstance] - users' values
+        if not isinstance(action, (EnqueueJob, EnqueueBatch)):  # pyright: ignore[reportUnnecessaryIsInstance] - users' values
             raise ConfigurationError(
                 f"a {type(action).__name__} is no action.", hint="Make it with enqueue_job(...)."
             )
-    return tuple(resolve(action, catalog, cause) for action in result.actions)
+    return resolve_all(result.actions, catalog, cause)
 
 
 def _failure(

@@ -275,6 +275,8 @@ def _lock(dialect: Dialect) -> TextClause:
 
 @cache
 def _oldest(dialect: Dialect) -> TextClause:
+    # One that an enqueue with its idempotency key holds is passed by; that one leaves a note.
+    lock = f"{dialect.for_update} OF e SKIP LOCKED" if dialect.for_update else ""
     return text(
         f"""
         SELECT h.id, h.job_id, h.concurrency_key, h.limited, h.wants_job
@@ -283,7 +285,7 @@ def _oldest(dialect: Dialect) -> TextClause:
                 SELECT e.id FROM netscript_executions e
                 WHERE e.status = 'blocked' AND e.concurrency_key = k.value AND NOT EXISTS (
                     SELECT 1 FROM netscript_topics t WHERE t.name = e.topic AND t.paused)
-                ORDER BY e.id LIMIT 1)
+                ORDER BY e.id LIMIT 1 {lock})
             FROM {dialect.members("keys")} k)
         """
     )

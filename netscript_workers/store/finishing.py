@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, TextClause, text
 
 from netscript_workers.domain import ClaimedExecution, ExecutionStatus, Reason
-from netscript_workers.store import admissions, entrance
+from netscript_workers.store import admissions, batches, entrance
 from netscript_workers.store.admissions import NoteKind
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.entrance import Asked
@@ -30,11 +30,13 @@ class Finished:
         changed: Their final statuses, by id.
         keys: How many of them held each concurrency key.
         jobs: How many of them had a place of each job that has a limit.
+        counted: Whether a batch has a note that one of its executions is final.
     """
 
     changed: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     keys: Counter[str] = field(default_factory=Counter[str])
     jobs: Counter[str] = field(default_factory=Counter[str])
+    counted: bool = False
 
 
 class _Ended(Protocol):
@@ -70,7 +72,7 @@ def finish_running(
     """
     moved = dialect.finish(conn, json.dumps(ends), now)
     gone = [(claims[end["id"]], str(end["status"])) for end in ends if end["id"] in moved]
-    return _leave(gone, holding=moved)
+    return _leave(conn, dialect, gone, holding=moved)
 
 
 def cancel_waiting(conn: Connection, dialect: Dialect, rows: Sequence[Any], now: int) -> Finished:
@@ -94,7 +96,7 @@ def cancel_waiting(conn: Connection, dialect: Dialect, rows: Sequence[Any], now:
     jobs = {r.job_id for r in rows if r.wants_job}
     admissions.note(conn, dialect, NoteKind.JOB, jobs)
     gone = [(row, ExecutionStatus.CANCELLED.value) for row in rows]
-    return _leave(gone, holding={row.id for row in rows if row.holds_key})
+    return _leave(conn, dialect, gone, holding={row.id for row in rows if row.holds_key})
 
 
 def let_in(
@@ -105,15 +107,26 @@ def let_in(
     return entrance.let_in(conn, dialect, asked, now).changed if asked else []
 
 
-def _leave(gone: Iterable[tuple[_Ended, str]], *, holding: set[str]) -> Finished:
+def _leave(
+    conn: Connection,
+    dialect: Dialect,
+    gone: Iterable[tuple[_Ended, str]],
+    *,
+    holding: set[str],
+) -> Finished:
     """Note what each gives back; every execution that is finished passes here once."""
     finished = Finished()
+    members: list[tuple[str, str, str]] = []
     for one, status in gone:
         finished.changed.append((str(one.id), status))
         if one.concurrency_key is not None and one.id in holding:
             finished.keys[one.concurrency_key] += 1
         if one.holds_job:
             finished.jobs[one.job_id] += 1
+        if one.batch_id is not None:
+            members.append((str(one.batch_id), str(one.id), status))
+    if members:
+        finished.counted = batches.record_done(conn, dialect, members)
     return finished
 
 

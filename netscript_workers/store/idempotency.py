@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TypeAlias
 
@@ -28,12 +28,14 @@ class Key:
         key: The key itself.
         fingerprint: Of the content; a later use with another one is a conflict.
         ref: The id of the execution or event that takes it.
+        until: When it is free again, in microseconds since the epoch; None for after a window.
     """
 
     scope: str
     key: str
     fingerprint: str
     ref: str
+    until: int | None = field(default=None, compare=False)
 
     @property
     def name(self) -> Name:
@@ -78,7 +80,7 @@ def _row(key: Key, expires_at: int) -> dict[str, str | int]:
         "key": key.key,
         "fingerprint": key.fingerprint,
         "ref": key.ref,
-        "expires_at": expires_at,
+        "expires_at": expires_at if key.until is None else key.until,
     }
 
 

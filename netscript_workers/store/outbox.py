@@ -9,12 +9,21 @@ from typing import Any, TypeAlias
 from sqlalchemy import Connection, Table
 
 from netscript_workers.clock import MICROSECONDS
-from netscript_workers.domain import Enqueued, ExecutionStatus, NewExecution, Reason
-from netscript_workers.store import changes, idempotency
+from netscript_workers.domain import (
+    Enqueued,
+    ExecutionStatus,
+    NewBatch,
+    NewExecution,
+    Reason,
+)
+from netscript_workers.store import batches, changes, idempotency, modes
+from netscript_workers.store.admissions import NoteKind
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.idempotency import DEFAULT_WINDOW, Key
 from netscript_workers.store.inserts import Row
+from netscript_workers.store.modes import Decisions
 from netscript_workers.store.schema import admissions, executions
+from netscript_workers.store.schema import batches as batches_table
 
 # What one point of priority is worth in waiting: priority 0 waits at most 10 minutes behind an
 # endless flood of priority 100, and no row is ever rewritten for it.
@@ -36,12 +45,14 @@ class Submission:
 
     Attributes:
         executions: To enqueue.
+        batches: The batches that some of them belong to.
         guard: If its key is taken, nothing of this submission is stored.
         companion: Makes a row of another table, given what became of the executions and the
             database's present; an event is stored so.
     """
 
     executions: tuple[NewExecution, ...] = ()
+    batches: tuple[NewBatch, ...] = ()
     guard: Key | None = None
     companion: Companion | None = None
 
@@ -64,6 +75,7 @@ class Receipt:
 @dataclass(slots=True)
 class _Batch:
     executions: list[Row] = field(default_factory=list[Row])
+    batches: list[Row] = field(default_factory=list[Row])
     keys: set[str] = field(default_factory=set[str])
     jobs: set[str] = field(default_factory=set[str])
     companions: dict[Table, list[Row]] = field(default_factory=dict[Table, list[Row]])
@@ -84,14 +96,15 @@ def store(
     names a key takes it.
     """
     keys = [sub.guard for sub in submissions if sub.guard is not None]
-    keys += [key for sub in submissions for key in _job_keys(sub)]
+    keys += [key for sub in submissions for key in _job_keys(sub, now, window)]
     owners = idempotency.take(conn, dialect, keys, now=now, window=window)
     late = [sub for sub in submissions if sub.guard is not None and not _is_ours(sub.guard, owners)]
     if late:
         owners |= _retake(conn, dialect, submissions, late, owners, now, window)
     batch = _Batch()
+    decided = _decide(conn, dialect, batch, submissions, owners, now, window) if keys else None
     receipts = [
-        _add(batch, sub, owners, now)
+        _add(batch, sub, owners, decided, now)
         if sub.guard is None or _is_ours(sub.guard, owners)
         else _duplicate(sub.guard, owners)
         for sub in submissions
@@ -100,9 +113,15 @@ def store(
     return receipts
 
 
-def _job_keys(sub: Submission) -> list[Key]:
+def _job_keys(sub: Submission, now: int, window: int) -> list[Key]:
     return [
-        Key(f"job:{new.job_id}", new.idempotency_key, new.fingerprint, new.id)
+        Key(
+            f"job:{new.job_id}",
+            new.idempotency_key,
+            new.fingerprint,
+            new.id,
+            None if new.idempotency == "once" else modes.keep_until(new, now, window),
+        )
         for new in sub.executions
         if new.idempotency_key is not None
     ]
@@ -118,14 +137,42 @@ def _retake(
     window: int,
 ) -> dict[idempotency.Name, Key]:
     """Give back what was taken for submissions that are not stored, and take it for the others."""
-    vain = [key for sub in late for key in _job_keys(sub) if _is_ours(key, owners)]
+    vain = [key for sub in late for key in _job_keys(sub, now, window) if _is_ours(key, owners)]
     if not vain:
         return {}
     idempotency.release(conn, dialect, vain)
     names = {key.name for key in vain}
     stored = [sub for sub in submissions if sub not in late]
-    wanted = [key for sub in stored for key in _job_keys(sub) if key.name in names]
+    wanted = [key for sub in stored for key in _job_keys(sub, now, window) if key.name in names]
     return idempotency.take(conn, dialect, wanted, now=now, window=window)
+
+
+def _decide(
+    conn: Connection,
+    dialect: Dialect,
+    batch: _Batch,
+    submissions: Sequence[Submission],
+    owners: dict[idempotency.Name, Key],
+    now: int,
+    window: int,
+) -> Decisions | None:
+    """Have modes other than `once` decide, if any is named."""
+    if all(new.idempotency == "once" for sub in submissions for new in sub.executions):
+        return None
+    arriving = [
+        new
+        for sub in submissions
+        if sub.guard is None or _is_ours(sub.guard, owners)
+        for new in sub.executions
+        if new.idempotency_key is not None
+    ]
+    decided = modes.decide(
+        conn, dialect, arriving, owners, now=now, window=window, step=PRIORITY_STEP
+    )
+    batch.changed += decided.changed
+    batch.keys |= decided.keys
+    batch.jobs |= decided.jobs
+    return decided
 
 
 def _is_ours(key: Key, owners: Mapping[idempotency.Name, Key]) -> bool:
@@ -137,20 +184,53 @@ def _duplicate(guard: Key, owners: Mapping[idempotency.Name, Key]) -> Receipt:
     return Receipt(duplicate_of=holder.ref, conflict=holder.fingerprint != guard.fingerprint)
 
 
-def _add(batch: _Batch, sub: Submission, owners: dict[idempotency.Name, Key], now: int) -> Receipt:
-    enqueued = tuple(_add_execution(batch, new, owners, now) for new in sub.executions)
+def _add(
+    batch: _Batch,
+    sub: Submission,
+    owners: dict[idempotency.Name, Key],
+    decided: Decisions | None,
+    now: int,
+) -> Receipt:
+    enqueued = tuple(_add_execution(batch, new, owners, decided, now) for new in sub.executions)
+    for one in sub.batches:
+        _add_batch(batch, one, sub.executions, enqueued, now)
     if sub.companion is not None:
         table, row = sub.companion(enqueued, now)
         batch.companions.setdefault(table, []).append(row)
     return Receipt(enqueued)
 
 
+def _add_batch(
+    batch: _Batch,
+    new: NewBatch,
+    members: Sequence[NewExecution],
+    enqueued: Sequence[Enqueued],
+    now: int,
+) -> None:
+    expected = sum(
+        member.batch_id == new.id and not told.duplicate
+        for member, told in zip(members, enqueued, strict=True)
+    )
+    batch.batches.append(batches.row(new, expected, now))
+    if expected == 0 and new.callback is not None:
+        _add_execution(batch, new.callback, {}, None, now)
+
+
 def _add_execution(
-    batch: _Batch, new: NewExecution, owners: dict[idempotency.Name, Key], now: int
+    batch: _Batch,
+    new: NewExecution,
+    owners: dict[idempotency.Name, Key],
+    decided: Decisions | None,
+    now: int,
 ) -> Enqueued:
     if new.idempotency_key is not None:
-        owner = owners[f"job:{new.job_id}", new.idempotency_key]
-        if owner.ref != new.id:
+        name = (f"job:{new.job_id}", new.idempotency_key)
+        owner = owners[name]
+        if decided is not None and name in decided.names:
+            if new.id in decided.answers:
+                return decided.answers[new.id]
+            new = decided.contents.get(new.id, new)
+        elif owner.ref != new.id:
             conflict = owner.fingerprint != new.fingerprint
             return Enqueued(owner.ref, duplicate=True, conflict=conflict)
     row = execution_row(new, now)
@@ -167,7 +247,7 @@ def _add_execution(
 
 def execution_row(new: NewExecution, now: int) -> dict[str, Any]:
     """Return the row of a new execution: due later, waiting for its key or its job, or ready."""
-    run_at = max(now, now + new.delay if new.run_at is None else new.run_at)
+    run_at = modes.due_at(new, now, now)
     status: str = _QUEUED
     reason: str | None = None
     if run_at > now:
@@ -219,7 +299,10 @@ def _write(conn: Connection, dialect: Dialect, batch: _Batch, now: int) -> None:
         # transaction that may be a user's.
         parts.append((admissions, [{"key": key} for key in sorted(batch.keys)]))
     if batch.jobs:
-        parts.append((admissions, [{"kind": "job", "key": job} for job in sorted(batch.jobs)]))
+        notes = [{"kind": NoteKind.JOB.value, "key": job} for job in sorted(batch.jobs)]
+        parts.append((admissions, notes))
+    if batch.batches:
+        parts.append((batches_table, batch.batches))
     parts += batch.companions.items()
     parts += changes.rows(batch.changed, now)
     dialect.insert_all(conn, parts)

@@ -50,6 +50,7 @@ class Stored:
             those that run again, ask for.
         next_due: When the earliest of those that wait is due.
         ready: Whether any of them, or of their actions, can run at once.
+        counted: Whether a batch has a note that one of its executions is final.
     """
 
     accepted: set[str] = field(default_factory=set[str])
@@ -57,6 +58,7 @@ class Stored:
     asked: Asked = field(default_factory=Asked)
     next_due: int | None = None
     ready: bool = False
+    counted: bool = False
 
 
 def settle(
@@ -95,8 +97,10 @@ def settle(
     accepted = [end for end in ended if end.claim.id in result.accepted]
     _record_attempts(conn, dialect, accepted, worker_id, now)
     actions = tuple(new for end in accepted for new in end.outcome.actions)
-    if actions:
-        store(conn, dialect, [Submission(executions=actions)], now=now, window=window)
+    groups = tuple(batch for end in accepted for batch in end.outcome.batches)
+    if actions or groups:
+        work = Submission(executions=actions, batches=groups)
+        store(conn, dialect, [work], now=now, window=window)
         result.asked.keys |= {key for new in actions if (key := new.concurrency_key) is not None}
         result.asked.jobs |= {new.job_id for new in actions if new.limited}
         result.ready = True
@@ -123,6 +127,7 @@ def _move(
     result.changed += finished.changed
     result.asked.released_keys += finished.keys
     result.asked.released_jobs += finished.jobs
+    result.counted |= finished.counted
     result.accepted.update(id_ for id_, _ in finished.changed)
 
 

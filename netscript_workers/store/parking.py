@@ -86,11 +86,13 @@ def _park(dialect: Dialect) -> TextClause:
         f"""
         UPDATE netscript_executions SET parked = :yes, reason = :reason
         WHERE status = 'queued' AND NOT parked AND id IN (
-            SELECT h.id FROM (
-                SELECT id, job_id FROM netscript_executions
-                WHERE status = 'queued' AND NOT parked AND topic = :topic
-                ORDER BY sort_at, id LIMIT :limit) AS h
-            WHERE h.job_id NOT IN {dialect.members("jobs")})
+            SELECT id FROM netscript_executions WHERE id IN (
+                SELECT h.id FROM (
+                    SELECT id, job_id FROM netscript_executions
+                    WHERE status = 'queued' AND NOT parked AND topic = :topic
+                    ORDER BY sort_at, id LIMIT :limit) AS h
+                WHERE h.job_id NOT IN {dialect.members("jobs")})
+            {dialect.skip_locked})
         """
     )
 

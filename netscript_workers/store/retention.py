@@ -9,7 +9,7 @@ from functools import cache
 from sqlalchemy import Connection, TextClause, text
 
 from netscript_workers.clock import MICROSECONDS
-from netscript_workers.store import changes, fires, idempotency
+from netscript_workers.store import batches, changes, fires, idempotency
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.engine import Store
 
@@ -50,6 +50,8 @@ def prune(store: Store, retention: Retention) -> int:
         gone += changes.prune(conn, before=now - CHANGES_KEPT, limit=CHUNK)
         kept = max(FIRES_KEPT, round(retention.completed * DAY))
         gone += fires.prune(conn, store.dialect, before=now - kept, limit=CHUNK)
+        before = now - round(retention.completed * DAY)
+        gone += batches.prune(conn, store.dialect, before=before, limit=CHUNK)
     return gone
 
 

@@ -14,7 +14,7 @@ from netscript_workers.actions import Cause, JobCatalog, enqueue_job, resolve
 from netscript_workers.domain import ExecutionStatus, Reason, TriggeredBy
 from netscript_workers.errors import ExecutionNotFoundError, StateError
 from netscript_workers.ids import is_id
-from netscript_workers.store import admissions, changes, outbox
+from netscript_workers.store import admissions, batches, changes, outbox
 from netscript_workers.store.admissions import NoteKind
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.engine import Store
@@ -131,6 +131,9 @@ def _move(conn: Connection, store: Store, rows: Sequence[Row[Any]]) -> None:
     bound = {"ids": ids, "now": now, "step": PRIORITY_STEP, "no": False}
     moved = conn.execute(_to_live(dialect), bound).all()
     conn.execute(_delete_some(dialect), {"ids": ids})
+    members = [(str(row.batch_id), str(row.id)) for row in rows if row.batch_id is not None]
+    if members:
+        batches.take_back(conn, dialect, members)
     keys = {row.concurrency_key for row in moved if row.concurrency_key is not None}
     admissions.note(conn, dialect, NoteKind.KEY, keys)
     jobs = {row.job_id for row in moved if row.limited}
@@ -202,7 +205,7 @@ def _find(dialect: Dialect) -> TextClause:
 def _find_some(dialect: Dialect) -> TextClause:
     return text(
         f"""
-        SELECT id, concurrency_key FROM netscript_execution_history
+        SELECT id, concurrency_key, batch_id FROM netscript_execution_history
         WHERE id IN {dialect.members("ids", "id")} AND status IN ('failed', 'cancelled')
         ORDER BY id {dialect.skip_locked}
         """

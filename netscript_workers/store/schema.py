@@ -184,6 +184,8 @@ idempotency_keys = Table(
     Column("fingerprint", Text, nullable=False),
     Column("ref", Id, nullable=False),
     Column("expires_at", Micros, nullable=False),
+    # It has stood for an earlier execution, which a mode other than `once` has had it let go.
+    Column("handed_on", Boolean, nullable=False, server_default=false()),
     Index(f"{PREFIX}idempotency_expiry", "expires_at"),
 )
 

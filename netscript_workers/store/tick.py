@@ -14,14 +14,26 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from netscript_workers.clock import MICROSECONDS
 from netscript_workers.domain import ClaimedExecution, Outcome, Reason, Verdict
 from netscript_workers.errors import NetscriptError
-from netscript_workers.store import admissions, changes, claims, entrance, gates, outcomes, steps
+from netscript_workers.store import (
+    admissions,
+    batches,
+    changes,
+    claims,
+    entrance,
+    gates,
+    outbox,
+    outcomes,
+    steps,
+)
 from netscript_workers.store.claims import Probe, TopicRotation
 from netscript_workers.store.engine import Store
 from netscript_workers.store.entrance import Asked
 from netscript_workers.store.idempotency import DEFAULT_WINDOW
 from netscript_workers.store.marks import Marks
+from netscript_workers.store.outbox import Submission
 from netscript_workers.store.outcomes import Settled
 from netscript_workers.store.rations import ration
 from netscript_workers.store.steps import FinishedStep, LogLine, Progress
@@ -29,6 +41,8 @@ from netscript_workers.topics import Places, Served
 
 logger = logging.getLogger(__name__)
 
+# Somebody else's transaction holds what is due; it is looked at again this soon.
+_HELD_SECONDS = 0.1
 # Topics with ready executions are looked up again this often while every claim is full.
 _TOPICS_SECONDS = 0.1
 
@@ -152,11 +166,14 @@ class Ticker:
             stored = self._settle(conn, work.ended, done, now)
             changed += stored.changed
             asked = stored.asked
+            done.more = stored.counted
             if work.look and (work.found is None or work.found.notes):
                 notes = admissions.take_notes(conn, self._store.dialect)
-                done.more = notes.more
+                done.more |= notes.more
                 asked.keys |= notes.keys
                 asked.jobs |= notes.jobs
+                if notes.batches:
+                    self._complete(conn, notes.batches, stored, now)
             self._promote(conn, work, asked, changed, now, done)
             if asked:
                 self._let_in(conn, asked, changed, now, done)
@@ -204,6 +221,18 @@ class Ticker:
             self._next_due = min(stored.next_due, self._next_due or stored.next_due)
         return stored
 
+    def _complete(
+        self, conn: Connection, added: Mapping[str, int], stored: outcomes.Stored, now: int
+    ) -> None:
+        """Store the callbacks of batches that are complete."""
+        callbacks = tuple(batches.count(conn, self._store.dialect, added, now))
+        if callbacks:
+            work = Submission(executions=callbacks)
+            outbox.store(conn, self._store.dialect, [work], now=now, window=self._window)
+            stored.ready = True
+        stored.asked.keys |= {key for one in callbacks if (key := one.concurrency_key) is not None}
+        stored.asked.jobs |= {one.job_id for one in callbacks if one.limited}
+
     def _promote(
         self,
         conn: Connection,
@@ -230,6 +259,8 @@ class Ticker:
         self._next_due, self._next_look = claims.next_due(conn)
         if len(promoted.changed) == claims.PROMOTED_AT_A_TIME:
             done.others = True
+        elif self._next_due is not None and self._next_due <= now:
+            self._next_due = now + round(_HELD_SECONDS * MICROSECONDS)
 
     def _let_in(
         self,

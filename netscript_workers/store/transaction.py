@@ -14,7 +14,8 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from netscript_workers.actions import Cause, EnqueueJob, resolve
+from netscript_workers.actions import Cause
+from netscript_workers.batches import Action, names_a_job, resolve_all
 from netscript_workers.clock import SYSTEM_CLOCK
 from netscript_workers.domain import Enqueued, TriggeredBy
 from netscript_workers.errors import ConfigurationError, StoreBusyError
@@ -36,7 +37,7 @@ _clocks: WeakKeyDictionary[Engine, DatabaseClock] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
-def enqueue(session: Session | Connection, *actions: EnqueueJob[Any]) -> list[Enqueued]:
+def enqueue(session: Session | Connection, *actions: Action) -> list[Enqueued]:
     """Store jobs in the caller's transaction; nothing runs unless the caller commits.
 
     Workers are woken by the commit. No row that others need is locked, but an idempotency key
@@ -45,10 +46,11 @@ def enqueue(session: Session | Connection, *actions: EnqueueJob[Any]) -> list[En
     Args:
         session: An open SQLAlchemy session or connection on netscript's database. On SQLite its
             engine is prepared by `configure_sqlite(engine)`.
-        *actions: `enqueue_job(...)` actions.
+        *actions: `enqueue_job(...)` and `enqueue_batch(...)` actions.
 
     Returns:
-        For each action, in order, its execution and whether it is a duplicate.
+        For each job, in order, its execution and whether it is a duplicate; those of a batch
+        stand in its place.
 
     Raises:
         PayloadInvalidError: A job refuses its payload; nothing was stored.
@@ -58,24 +60,25 @@ def enqueue(session: Session | Connection, *actions: EnqueueJob[Any]) -> list[En
     conn = session.connection() if isinstance(session, Session) else session
     dialect = _dialect_of(conn)
     catalog = _catalog(conn, actions)
-    executions = tuple(resolve(action, catalog, _CAUSE) for action in actions)
-    if not executions:
+    work = resolve_all(actions, catalog, _CAUSE)
+    if not (work.executions or work.batches):
         return []
     with _explained(conn):
         now = _now(conn, dialect)
-        receipts = outbox.store(conn, dialect, [Submission(executions=executions)], now=now)
+        stored = Submission(executions=work.executions, batches=work.batches)
+        receipts = outbox.store(conn, dialect, [stored], now=now)
     _ring_after_commit(session, conn)
     return list(receipts[0].enqueued)
 
 
 async def enqueue_async(
-    session: AsyncSession | AsyncConnection, *actions: EnqueueJob[Any]
+    session: AsyncSession | AsyncConnection, *actions: Action
 ) -> list[Enqueued]:
     """Store jobs in the caller's async transaction; otherwise as `enqueue`.
 
     Args:
         session: An open `AsyncSession` or `AsyncConnection` on netscript's database.
-        *actions: `enqueue_job(...)` actions.
+        *actions: `enqueue_job(...)` and `enqueue_batch(...)` actions.
 
     Raises:
         PayloadInvalidError: A job refuses its payload; nothing was stored.
@@ -104,8 +107,8 @@ def _now(conn: Connection, dialect: Dialect) -> int:
     return clock.now(conn)
 
 
-def _catalog(conn: Connection, actions: tuple[EnqueueJob[Any], ...]) -> Any:
-    if all(not isinstance(action.job, str) for action in actions):
+def _catalog(conn: Connection, actions: tuple[Action, ...]) -> Any:
+    if not any(names_a_job(action) for action in actions):
         return None
     from netscript_workers.store.definitions import ConnectionCatalog  # noqa: PLC0415 - rarely needed
 

@@ -27,6 +27,7 @@ from netscript_workers.store.findings import (
 )
 from netscript_workers.store.idempotency import Name
 from netscript_workers.store.retention import CHANGES_KEPT
+from netscript_workers.store.verify_batches import check_batches
 from netscript_workers.store.verify_fires import check_fires
 from netscript_workers.store.verify_live import check_live
 
@@ -60,6 +61,7 @@ def verify(store: Store, terms: Terms, report: Report) -> None:
     _check_references(store, terms, report)
     _check_changes(store, terms, report)
     check_fires(store, terms, report)
+    check_batches(store, terms, report, existing)
 
 
 def chunks(store: Store, select: TextClause) -> Iterator[tuple[Connection, Rows, int]]:
@@ -100,13 +102,22 @@ def check_keys(
 def missing_keys(
     conn: Connection, dialect: Dialect, due: list[tuple[Name, str]]
 ) -> list[tuple[Name, str]]:
-    """Return which of these keys do not stand for the id that is given with them."""
+    """Return which of these keys do not stand for the id that is given with them.
+
+    One that was handed on (`idempotency="replace"` and the like) stands for a later one.
+    """
     if not due:
         return []
     names = sorted({name for name, _ in due})
     asked = json.dumps([{"scope": scope, "key": key} for scope, key in names])
-    held = {(r.scope, r.key): str(r.ref) for r in conn.execute(_keys(dialect), {"rows": asked})}
-    return [(name, id_) for name, id_ in due if held.get(name) != id_]
+    rows = conn.execute(_keys(dialect), {"rows": asked})
+    held = {(row.scope, row.key): (str(row.ref), row.handed_on) for row in rows}
+    missing: list[tuple[Name, str]] = []
+    for name, id_ in due:
+        ref, handed_on = held.get(name, ("", False))
+        if not (ref == id_ or (handed_on and made_at(ref) >= made_at(id_))):
+            missing.append((name, id_))
+    return missing
 
 
 def _check_finished(row: Row[Any], report: Report) -> None:
@@ -244,7 +255,7 @@ def _keys(dialect: Dialect) -> TextClause:
     source = dialect.records(scope="text", key="text")
     return text(
         f"""
-        SELECT k.scope, k.key, k.ref FROM {source}
+        SELECT k.scope, k.key, k.ref, k.handed_on FROM {source}
         JOIN netscript_idempotency_keys k ON k.scope = r.scope AND k.key = r.key
         """
     )

@@ -97,6 +97,7 @@ def test_help_is_quick_and_names_the_commands(tmp_path: Path) -> None:
         (["worker", "--concurrency", "0"], "--concurrency: 0 can't be used"),
         (["worker", "--log-level", "loud"], "debug, info"),
         (["jobs", "trigger", "slow", "--payload", "{"], "it is not JSON"),
+        (["jobs", "trigger", "slow", "--idempotency", "twice"], "use one of once, while_pending"),
         (["executions", "list", "--status", "done"], "use one of"),
         (["jobs", "list", "--project", "/nonexistent"], "there is no folder"),
     ],

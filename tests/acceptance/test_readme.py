@@ -40,6 +40,11 @@ def run(project: Path, *command: str, **env: str) -> str:
     return done.stdout
 
 
+def test_the_batch_shown_can_be_made(project: Path) -> None:
+    (project / "shown.py").write_text(BLOCKS["run", "batch"] + "\nprint(len(album.actions))\n")
+    assert run(project, sys.executable, "shown.py").strip() == "2"
+
+
 @pytest.mark.parametrize("name", ["jobs/process_payment.py", "triggers/payment_webhook.py"])
 def test_the_files_shown_are_the_files_shipped(name: str) -> None:
     assert BLOCKS["file", name] == (ROOT / name).read_text(encoding="utf-8")

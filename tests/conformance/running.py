@@ -107,6 +107,23 @@ class RunnerSuite:
             "cancelled": False,
         }
 
+    async def test_a_batch_among_the_actions_of_a_job_is_followed_by_its_callback(
+        self, store: Store, runtime: RuntimeName
+    ) -> None:
+        given = new("fans-out", correlation_id="c-1")
+        async with working_on(store, runtime) as at:
+            register(store, list(at.jobs.values()))
+            put(store, given)
+            sql = "SELECT CAST(id AS text) FROM netscript_execution_history WHERE job_id = 'joins'"
+            joined = await eventually_async(lambda: scalar(store, sql), PATIENCE)
+        record = detail(store, joined).execution
+        assert (record.result, record.correlation_id, record.triggered_by) == (2, "c-1", "job")
+        sql = (
+            "SELECT b.expected, b.done, CAST(b.callback_id AS text), (SELECT count(*) FROM "
+            "netscript_execution_history h WHERE h.batch_id = b.id) FROM netscript_batches b"
+        )
+        assert rows(store, sql) == [(2, 2, joined, 2)]
+
     async def test_failures_are_what_they_are(self, store: Store, runtime: RuntimeName) -> None:
         register(store, [ELSEWHERE])
         names = (

@@ -137,6 +137,23 @@ async def test_an_idempotency_key_yields_the_first_execution_or_409(
     assert first["execution_id"] in told["detail"]
 
 
+async def test_the_mode_of_a_key_is_an_option_too(store: Store, api: httpx.AsyncClient) -> None:
+    path, headers = f"{BASE}/jobs/process-payment/trigger", {"Idempotency-Key": "k"}
+    given: dict[str, str | int] = {"idempotency": "replace", "max_wait": 600, "delay": 60}
+    first = (await api.post(path, json=PAYLOAD, headers=headers, params=given)).json()
+    other = {**PAYLOAD, "amount_cents": 6}
+    second = (await api.post(path, json=other, headers=headers, params=given)).json()
+    assert second == {**first, "triggered": False}
+    record = (await api.get(f"{BASE}/executions/{first['execution_id']}")).json()
+    assert record["payload"]["amount_cents"] == 6
+    for params in ({"idempotency": "twice"}, {"max_wait": "5"}, {**given, "max_wait": "0"}):
+        answer = await api.post(path, json=other, headers=headers, params=params)
+        assert answer.status_code == 422, answer.text
+    without = await api.post(path, json=other, params={"idempotency": "while_pending"})
+    assert without.status_code == 422
+    assert "idempotency_key" in without.json()["detail"]
+
+
 async def test_options_are_query_parameters_or_headers(
     store: Store, api: httpx.AsyncClient
 ) -> None:

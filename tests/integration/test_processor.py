@@ -11,6 +11,7 @@ from netscript_triggers import WebhookEvent, enqueue_job, processor
 from netscript_triggers.events import EventStatus
 from netscript_triggers.store import inbox, queries
 from netscript_workers import Retry
+from netscript_workers.domain import NewWork
 from netscript_workers.errors import CursorError, EventNotFoundError
 from netscript_workers.store.engine import Store
 from tests.edge import charge, open_edge, trigger
@@ -136,9 +137,9 @@ async def test_an_end_under_a_lost_claim_is_refused(store: Store) -> None:
         done = inbox.Disposition(status=EventStatus.COMPLETED)
         with store.begin() as conn:
             now = store.now(conn)
-            ends = [inbox.Finish(stale, done, (new("charge"),))]
+            ends = [inbox.Finish(stale, done, NewWork(executions=(new("charge"),)))]
             assert inbox.finish(conn, store.dialect, ends, now=now, window=10**9) == [False]
-            ends = [inbox.Finish(current, done, (new("charge"),))]
+            ends = [inbox.Finish(current, done, NewWork(executions=(new("charge"),)))]
             assert inbox.finish(conn, store.dialect, ends, now=now, window=10**9) == [True]
         assert edge.count("executions") == 1
         assert len(edge.event(event_id).event.executions) == 1

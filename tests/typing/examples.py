@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypedDict, assert_type
 
 from pydantic import BaseModel
@@ -10,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from netscript_triggers import (
+    EnqueueBatch,
     EnqueueJob,
     HmacVerifier,
     TriggerContext,
@@ -27,6 +29,7 @@ from netscript_workers import (
     define_job_handler,
     enqueue,
     enqueue_async,
+    enqueue_batch,
     enqueue_job,
     job,
 )
@@ -149,6 +152,31 @@ mixed = define_webhook(
     max_body=1000,
     retry=Retry(max_attempts=2),
 )
+
+
+def in_a_batch(event: WebhookEvent) -> list[EnqueueJob[Payment] | EnqueueBatch]:
+    payment = Payment(order_id="o", amount_cents=1)
+    parts = [enqueue_job(process_payment, payment), enqueue_job(refund_payment, payment)]
+    batch = enqueue_batch(parts, on_complete=enqueue_job(send, Mail("a")))
+    mixed: list[EnqueueJob[Any]] = [enqueue_job(send, Mail("a")), enqueue_job(rows, {"id": 1})]
+    assert_type(enqueue_batch(mixed), EnqueueBatch)
+    enqueue_batch([enqueue_job(process_payment, payment), enqueue_job(send, Mail("a"))])
+    return [batch, enqueue_job(process_payment, payment)]
+
+
+batched = define_webhook(in_a_batch, id="batched", path="/webhooks/batched", verifier="memory")
+
+
+def with_modes(session: Session) -> None:
+    mail, minute = Mail("a"), timedelta(minutes=1)
+    enqueue(
+        session,
+        enqueue_job(send, mail, idempotency_key="a", idempotency="while_pending"),
+        enqueue_job(send, mail, "a", idempotency="replace", delay=5, max_wait=minute),
+        enqueue_job(send, mail, "a", idempotency="rerun_if_running"),
+        enqueue_batch([enqueue_job(send, mail)]),
+    )
+    create_success_result(actions=[enqueue_batch([enqueue_job(send, mail)])])
 
 
 def in_a_transaction(session: Session) -> None:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from netscript_triggers import WebhookEvent, define_webhook, webhook
-from netscript_workers import JobContext, Retry, define_job_handler, enqueue_job, job
+from netscript_workers import (
+    JobContext,
+    Retry,
+    define_job_handler,
+    enqueue_batch,
+    enqueue_job,
+    job,
+)
 from netscript_workers.testing import run_job
 
 
@@ -43,6 +50,11 @@ enqueue_job(pay, 5)  # refused
 enqueue_job(pay, Payment(order_id="a"), idempotency_keys="a")  # refused
 enqueue_job(pay, Payment(order_id="a"), priority="high")  # refused
 enqueue_job(pay, Payment(order_id="a"), idempotency="twice")  # refused
+enqueue_job(pay, Payment(order_id="a"), max_wait="1m")  # refused
+enqueue_batch([enqueue_job(pay, Mail(to="a"))])  # refused
+enqueue_batch([], on_complete=enqueue_job(pay, Mail(to="a")))  # refused
+enqueue_batch([pay])  # refused
+enqueue_batch([enqueue_batch([])])  # refused
 run_job(pay, Mail(to="a"))  # refused
 
 define_job_handler(handler, topics="a")  # refused

@@ -21,11 +21,11 @@ from netscript_workers import errors
 from netscript_workers.actions import PreparedJob
 from netscript_workers.domain import (
     ClaimedExecution,
-    NewExecution,
+    NewBatch,
     Outcome,
     Reason,
-    TriggeredBy,
     Verdict,
+    load_execution,
 )
 from netscript_workers.errors import NetscriptError, PayloadInvalidError
 
@@ -127,6 +127,8 @@ def dump_outcome(outcome: Outcome) -> Message:
         told["delay"] = outcome.delay
     if outcome.actions:
         told["actions"] = [asdict(one) for one in outcome.actions]
+    if outcome.batches:
+        told["batches"] = [asdict(one) for one in outcome.batches]
     return told
 
 
@@ -144,7 +146,8 @@ def load_outcome(claim: ClaimedExecution, told: Message) -> Outcome:
             "verdict": Verdict(told["verdict"]),
             "reason": _reason(told.get("reason")),
             "failure": _reason(told.get("failure")),
-            "actions": tuple(_action(one) for one in told.get("actions", ())),
+            "actions": tuple(load_execution(one) for one in told.get("actions", ())),
+            "batches": tuple(_batch(one) for one in told.get("batches", ())),
         }
         return Outcome(**facts)
     except (KeyError, TypeError, ValueError) as error:
@@ -155,9 +158,9 @@ def _reason(told: str | None) -> Reason | None:
     return None if told is None else Reason(told)
 
 
-def _action(told: Message) -> NewExecution:
-    facts: Message = {**told, "triggered_by": TriggeredBy(told["triggered_by"])}
-    return NewExecution(**facts)
+def _batch(told: Message) -> NewBatch:
+    callback = told["callback"]
+    return NewBatch(id=told["id"], callback=None if callback is None else load_execution(callback))
 
 
 def dump_prepared(job: PreparedJob) -> Message:

@@ -163,6 +163,9 @@ def test_an_id_without_a_catalog_asks_for_the_definition() -> None:
         resolve(enqueue_job("pay"), None, CAUSE)
 
 
+REPLACE: dict[str, Any] = {"idempotency": "replace", "idempotency_key": "k"}
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -178,8 +181,16 @@ def test_an_id_without_a_catalog_asks_for_the_definition() -> None:
         ({"delay": 1, "run_at": datetime(2027, 1, 1, tzinfo=UTC)}, "not both"),
         ({"priority": 101}, "from 0 to 100"),
         ({"priority": "high"}, "priority='high'"),
-        ({"idempotency": "replace"}, "is available in this version"),
-        ({"max_wait": 5}, "is available in this version"),
+        ({"idempotency": "replace"}, "needs an idempotency_key"),
+        ({"idempotency": "while_pending"}, "needs an idempotency_key"),
+        ({"idempotency": "rerun_if_running"}, "needs an idempotency_key"),
+        ({"idempotency": "twice", "idempotency_key": "k"}, "must be one of once, while_pending"),
+        ({"max_wait": 5}, 'belongs to idempotency="replace"'),
+        (REPLACE | {"max_wait": 0}, "more than 0 seconds"),
+        (REPLACE | {"max_wait": math.nan}, "more than 0 seconds"),
+        (REPLACE | {"max_wait": 1e300}, "more than 0 seconds"),
+        (REPLACE | {"max_wait": timedelta(0)}, "more than 0 seconds"),
+        (REPLACE | {"max_wait": "5"}, "a number of seconds or a timedelta"),
     ],
 )
 def test_a_value_that_cannot_be_meant_is_refused(options: dict[str, Any], told: str) -> None:

@@ -28,7 +28,7 @@ def test_a_success_needs_nothing() -> None:
 def test_actions_may_come_from_a_generator() -> None:
     result = create_success_result(actions=(enqueue_job(name) for name in "ab"))
 
-    assert [action.job_id for action in result.actions] == ["a", "b"]
+    assert result.actions == (enqueue_job("a"), enqueue_job("b"))
 
 
 def test_a_failure_keeps_its_error_and_data_and_may_be_retried() -> None:

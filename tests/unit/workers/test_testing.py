@@ -6,6 +6,7 @@ import pytest
 from pydantic import BaseModel
 
 from netscript_workers import (
+    EnqueueJob,
     JobContext,
     JobResult,
     PayloadInvalidError,
@@ -58,7 +59,7 @@ def test_it_shows_everything_that_one_attempt_does() -> None:
     assert [percent for percent, _ in run.progress] == [10, 20, 30]
     assert run.logs == ["order 3"]
     assert run.steps == {"price": "300"}
-    assert [action.job_id for action in run.actions] == ["mail"]
+    assert [action.job_id for action in run.actions if isinstance(action, EnqueueJob)] == ["mail"]
 
 
 def test_a_later_attempt_gets_the_steps_of_the_first() -> None:

@@ -19,6 +19,7 @@ from netscript_workers import (
     Snooze,
     create_failure_result,
     create_success_result,
+    enqueue_batch,
     enqueue_job,
     job,
 )
@@ -199,6 +200,18 @@ async def many_steps(ctx: JobContext) -> int:
     if ctx.attempt == 1:
         raise LookupError
     return sum(sizes)
+
+
+@job(id="fans-out")
+async def fans_out(ctx: JobContext) -> JobResult:
+    """Have two parts run, and then one more."""
+    parts = [enqueue_job("where-async", {"part": n}) for n in range(2)]
+    return create_success_result(actions=[enqueue_batch(parts, enqueue_job("joins", {"of": 2}))])
+
+
+@job(id="joins")
+async def joins(ctx: JobContext) -> int:
+    return int(ctx.payload["of"])
 
 
 @job(id="no-json")
