@@ -18,7 +18,8 @@ from benchmarks import environments, stores
 from benchmarks.accept import Acceptance
 from benchmarks.idle import Idleness
 from benchmarks.lines import GROUPS, VISITS
-from benchmarks.roster import CONTESTANTS, Contestant
+from benchmarks.pools import Pools
+from benchmarks.roster import CONTESTANTS, POOL_PEERS, Contestant
 from benchmarks.stores import ROOT, Kind
 from benchmarks.table import Sample, details, judge, render
 from benchmarks.visit import Visit
@@ -38,6 +39,8 @@ class Plan:
         sends: Executions enqueued one by one to a waiting worker.
         load: Seconds of webhooks.
         idle: Seconds in which an idle worker is watched.
+        pools: Seconds' worth of executions for each runner with processes.
+        slots: How many processes these have, in turn.
     """
 
     rounds: int
@@ -46,10 +49,12 @@ class Plan:
     sends: int
     load: float
     idle: float
+    pools: float
+    slots: tuple[int, ...]
 
 
-SHORT = Plan(rounds=2, accept_rounds=2, work=0.7, sends=50, load=2.0, idle=10.0)
-FULL = Plan(rounds=5, accept_rounds=5, work=3.0, sends=200, load=8.0, idle=60.0)
+SHORT = Plan(2, 2, work=0.7, sends=50, load=2.0, idle=10.0, pools=1.0, slots=(2,))
+FULL = Plan(5, 5, work=3.0, sends=200, load=8.0, idle=60.0, pools=4.0, slots=(2, 8))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -111,8 +116,11 @@ class _Run:
         ]
         visits = wanted & set(VISITS)
         modules = {one.module for one in taking_part if visits and one.module in environments.PEERS}
+        if "runners" in wanted:
+            modules |= {one.module for one in POOL_PEERS}
         failed = environments.install(sorted(modules))
         self.faults += [f"{name}: {why}" for name, why in failed.items()]
+        self._absent = set(failed)
         self._contestants = [one for one in taking_part if one.module not in failed]
         self._versions = [environments.version(name) for name in sorted(modules - set(failed))]
 
@@ -131,6 +139,12 @@ class _Run:
             idleness = Idleness(self._plan.idle)
             idleness.run(self._without)
             self._take(idleness)
+        if "runners" in self._wanted:
+            pools = Pools(self._plan.pools, self._plan.slots)
+            for number in range(1 if self._short else self._plan.rounds):
+                _say(f"runners, round {number + 1}")
+                pools.round(self._without, self._absent, short=self._short)
+            self._take(pools)
         if visits := self._wanted & set(VISITS):
             for number in range(self._plan.rounds):
                 self._visit_all(visits, number)
@@ -161,7 +175,7 @@ class _Run:
         others = visits if one.module == "ours" or not self._short else visits - {"latency"}
         return others - {"single", "bulk"} if one.store == "redis" else others
 
-    def _take(self, part: Acceptance | Idleness | Visit) -> None:
+    def _take(self, part: Acceptance | Idleness | Pools | Visit) -> None:
         self.samples += part.samples
         self.faults += part.faults
         for fault in part.faults:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.accept import BARE
-from benchmarks.roster import HUEY, OURS_PG, OURS_SQLITE, REDIS
+from benchmarks.roster import HUEY, OURS_PG, OURS_SQLITE, POOL_PEERS, POOL_PG, POOL_SQLITE, REDIS
 from benchmarks.table import Bar, Line
 
 AHEAD = Bar("ratio", 1.0, "more")
@@ -14,6 +14,39 @@ CPU_SHARE = Bar("ratio", round(1 / 0.55, 2), "less")
 
 def _at_most(limit: float) -> Bar:
     return Bar("value", limit, "less")
+
+
+_POOL_PEERS = tuple(one.name for one in POOL_PEERS)
+
+
+def _runners(slots: int) -> tuple[Line, ...]:
+    """Lines of runners with so many processes; the other runners of ours are in the details."""
+    return (
+        Line(
+            f"worker-process, {slots} slots, PostgreSQL",
+            f"runners {slots}",
+            "/s",
+            POOL_PG.name,
+            AHEAD,
+            _POOL_PEERS,
+        ),
+        Line(
+            f"worker-process, {slots} slots, SQLite",
+            f"runners {slots}",
+            "/s",
+            POOL_SQLITE.name,
+            AHEAD,
+            _POOL_PEERS,
+        ),
+        Line(
+            f"memory for each of {slots} slots",
+            f"runners-memory {slots}",
+            "MiB",
+            POOL_PG.name,
+            _at_most(80),
+            _POOL_PEERS,
+        ),
+    )
 
 
 # By the name that `--only` takes.
@@ -92,6 +125,7 @@ GROUPS: dict[str, tuple[Line, ...]] = {
         Line("idle worker, SQLite", "idle-memory sqlite", "MiB", OURS_SQLITE, _at_most(80)),
         Line("idle worker, PostgreSQL", "idle-memory pg", "MiB", OURS_PG, _at_most(80)),
     ),
+    "runners": (*_runners(2), *_runners(8)),
 }
 # What a visit to a contestant measures; the rest has a part of the run to itself.
 VISITS = ("drain", "bulk", "single", "latency")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from benchmarks.stores import Kind
+from benchmarks.stores import FAMILIES, Kind
+from netscript_workers.domain import RuntimeName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,3 +80,35 @@ CONTESTANTS = (
 )
 
 REDIS = tuple(one.name for one in CONTESTANTS if one.store == "redis")
+
+
+def _ours(runtime: RuntimeName, store: Kind, rate: int, *, short: bool = False) -> Contestant:
+    return Contestant(
+        name=f"netscript-{runtime}-{FAMILIES[store]}",
+        module="ours",
+        store=store,
+        rate=rate,
+        settings={"BENCH_RUNTIME": runtime},
+        short=short,
+    )
+
+
+# Runners with processes, and those of ours without: the same handler in as many slots.
+POOL_PG = _ours("worker-process", "postgres", 1500, short=True)
+POOL_SQLITE = _ours("worker-process", "sqlite", 1500, short=True)
+POOL_PEERS = (
+    Contestant(name="celery-prefork", module="celery", store="redis", rate=600),
+    Contestant(name="dramatiq-processes", module="dramatiq", store="redis", rate=1200),
+    Contestant(name="rq-fork", module="rq", store="redis", rate=60),
+    # It keeps its work in memory only, so the store is nobody's.
+    Contestant(name="pebble-no-store", module="pebble", store="sqlite", rate=3000),
+)
+POOLS = (
+    POOL_PG,
+    *POOL_PEERS,
+    POOL_SQLITE,
+    _ours("in-process", "postgres", 1500),
+    _ours("in-process", "sqlite", 1500),
+    _ours("subprocess", "postgres", 8),
+    _ours("subprocess", "sqlite", 8),
+)

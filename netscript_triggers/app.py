@@ -27,6 +27,7 @@ from netscript_workers.errors import ConfigurationError
 from netscript_workers.memory import spare_what_stays
 from netscript_workers.registry import discover_jobs
 from netscript_workers.settings import Settings
+from netscript_workers.shutdown import ShutdownManager, ShutdownReport, ShutdownResource
 from netscript_workers.store import definitions
 from netscript_workers.store.definitions import StoredCatalog
 from netscript_workers.store.wake import make_bell
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 # A sender is not kept waiting longer than its own timeout: past this it gets a 503.
 SERVER_PATIENCE = ITEM_PATIENCE
+# What leaving takes at most, beside what requests and handlers under way get.
+_LEAVING_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +81,22 @@ def create_server(settings: Settings, *, dev: bool = False) -> ServerApp:
         try:
             yield
         finally:
-            processor.stop()
-            await processing
-            coordinator.close()
-            await asyncio.to_thread(writer.close)
-            handlers.close()
-            bell.close()
-            store.dispose()
+
+            async def end_processor() -> None:
+                processor.stop()
+                await processing
+
+            report = await _shutdown(
+                settings.shutdown_timeout + _LEAVING_SECONDS,
+                # Each still hands something to the next.
+                ("processor", end_processor),
+                ("coordinator", coordinator.close),
+                ("writer", writer.close),
+                ("handlers", handlers.close),
+                ("bell", bell.close),
+                ("connections", store.dispose),
+            )
+            logger.log(logging.INFO if report.is_clean else logging.WARNING, "left; %s", report)
 
     services = Services(
         store=store, writer=writer, catalog=catalog, jobs=jobs, version=__version__, ring=bell.ring
@@ -92,6 +104,14 @@ def create_server(settings: Settings, *, dev: bool = False) -> ServerApp:
     api = create_app(services, [routes(triggers)], lifespan)
     ingress = Ingress(api, by_path(triggers), coordinator)
     return ServerApp(ingress, ingress, len(triggers), len(jobs))
+
+
+async def _shutdown(seconds: float, *stops: tuple[str, Callable[[], object]]) -> ShutdownReport:
+    """Stop one after the other."""
+    manager = ShutdownManager(timeout=seconds)
+    for priority, (name, stop) in enumerate(stops):
+        manager.register(ShutdownResource(name, stop, priority))
+    return await manager.shutdown("told to stop")
 
 
 def bind(host: str, port: int) -> socket.socket:

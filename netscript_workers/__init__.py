@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from netscript_workers.batches import EnqueueBatch, enqueue_batch
     from netscript_workers.context import JobContext
     from netscript_workers.domain import WORKER_RUNTIMES, Enqueued
+    from netscript_workers.embedded import WorkerRuntime, start_workers
     from netscript_workers.errors import (
         DuplicateStepError,
         IdempotencyConflictError,
@@ -48,6 +49,7 @@ __all__ = [
     "Snooze",
     "StoreBusyError",
     "StoreUnavailableError",
+    "WorkerRuntime",
     "configure_sqlite",
     "create_failure_result",
     "create_success_result",
@@ -58,6 +60,7 @@ __all__ = [
     "enqueue_job",
     "include_name",
     "job",
+    "start_workers",
 ]
 
 __version__ = "0.1.0"
@@ -84,6 +87,7 @@ _HOMES = {
     "Snooze": "errors",
     "StoreBusyError": "errors",
     "StoreUnavailableError": "errors",
+    "WorkerRuntime": "embedded",
     "configure_sqlite": "store.engine",
     "create_failure_result": "results",
     "create_success_result": "results",
@@ -94,6 +98,7 @@ _HOMES = {
     "enqueue_job": "actions",
     "include_name": "store.schema",
     "job": "jobs",
+    "start_workers": "embedded",
 }
 
 

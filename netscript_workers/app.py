@@ -10,19 +10,19 @@ import sys
 import threading
 from collections.abc import Mapping
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from netscript_workers import __version__
+from netscript_workers.assignment import WorkerOptions
 from netscript_workers.errors import ConfigurationError, WorkerFencedError
 from netscript_workers.execution.runners.pool import Recycling
 from netscript_workers.jobs import JobDefinition
 from netscript_workers.loops import run_loop
 from netscript_workers.memory import spare_what_stays
-from netscript_workers.pump import WorkerOptions
 from netscript_workers.registry import discover_jobs
 from netscript_workers.scheduler import JOB, Scheduler, declared_jobs, job_target
 from netscript_workers.settings import Settings
-from netscript_workers.store import definitions, migrations
+from netscript_workers.store import definitions, migrations, topics
 from netscript_workers.store.definitions import StoredCatalog
 from netscript_workers.store.engine import Store
 from netscript_workers.store.retention import Retention
@@ -32,6 +32,8 @@ from netscript_workers.worker import Worker
 logger = logging.getLogger(__name__)
 
 HOUR = 3_600_000_000
+
+Jobs: TypeAlias = Mapping[str, JobDefinition[Any, Any]]
 
 
 def open_store(settings: Settings, *, patience: float | None = None) -> Store:
@@ -55,8 +57,13 @@ def open_store(settings: Settings, *, patience: float | None = None) -> Store:
     return store
 
 
-def worker_options(settings: Settings) -> WorkerOptions:
-    """Return a worker's options from the project's settings."""
+def worker_options(settings: Settings, *, has_folder: bool = True) -> WorkerOptions:
+    """Return a worker's options from the project's settings.
+
+    Args:
+        settings: The project's.
+        has_folder: Whether processes of their own find its jobs in its folder.
+    """
     completed, failed = settings.retention_days
     return WorkerOptions(
         concurrency=settings.slots,
@@ -69,10 +76,11 @@ def worker_options(settings: Settings) -> WorkerOptions:
         retention=Retention(completed=completed, failed=failed),
         scheduler=settings.scheduler,
         version=__version__,
-        project=(settings.project_dir, settings.jobs_dir),
+        project=(settings.project_dir, settings.jobs_dir) if has_folder else None,
         runtime=settings.runtime,
         kill_grace=settings.kill_grace,
         recycling=Recycling(runs=settings.recycle_runs, bytes=settings.recycle_mib * 2**20),
+        keep_logs=logging.getLevelNamesMapping()[settings.log_level.upper()],
     )
 
 
@@ -85,7 +93,7 @@ def run_worker(settings: Settings) -> int:
     Raises:
         NetscriptError: It can't start; the sentence says why.
     """
-    store, jobs = _begin(settings)
+    store, jobs = open_project(settings)
     spare_what_stays()
     run_loop(lambda: _work(store, jobs, worker_options(settings)))
     store.dispose()
@@ -101,7 +109,7 @@ def run_scheduler(settings: Settings) -> int:
     Raises:
         NetscriptError: It can't start; the sentence says why.
     """
-    store, jobs = _begin(settings)
+    store, jobs = open_project(settings)
     bell = make_bell(store.parsed_url)
     scheduler = Scheduler(
         store, declared_jobs(jobs.values()), {JOB: job_target(jobs)}, on_fired=bell.ring
@@ -125,22 +133,36 @@ def run_scheduler(settings: Settings) -> int:
     return 0
 
 
-def _begin(settings: Settings) -> tuple[Store, Mapping[str, JobDefinition[Any, Any]]]:
-    """Open the database and make the project's jobs known there."""
-    jobs = discover_jobs(settings.project_dir, settings.jobs_dir)
+def open_project(settings: Settings, jobs: Jobs | None = None) -> tuple[Store, Jobs]:
+    """Open the database and make the project's jobs known there.
+
+    Args:
+        settings: The project's.
+        jobs: Its jobs, if they are not those of its folder.
+
+    Raises:
+        NetscriptError: It can't be opened, or there are no jobs.
+    """
+    if jobs is None:
+        jobs = discover_jobs(settings.project_dir, settings.jobs_dir)
     if not jobs:
         raise ConfigurationError(
             f"There are no jobs in {settings.project_dir / settings.jobs_dir}.",
             hint="Write one there with @job, or name another folder in NETSCRIPT_JOBS_DIR.",
         )
     store = open_store(settings)
-    definitions.register(store, jobs.values())
+    try:
+        definitions.register(store, jobs.values())
+        for rule in settings.topic_rules:  # what the file does not limit is left as it is
+            if rule.rate is not None:
+                topics.set_rate(store, rule.name, rule.rate)
+    except BaseException:
+        store.dispose()
+        raise
     return store, jobs
 
 
-async def _work(
-    store: Store, jobs: Mapping[str, JobDefinition[Any, Any]], options: WorkerOptions
-) -> None:
+async def _work(store: Store, jobs: Jobs, options: WorkerOptions) -> None:
     def give_up() -> None:
         _leave(1)
 
@@ -155,7 +177,7 @@ async def _work(
             _leave(128 + number)
         told_before = True
         logger.info("finishing what runs; once more ends at once")
-        worker.stop()
+        worker.stop(number.name)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
@@ -163,7 +185,7 @@ async def _work(
         left = await worker.run()
     except WorkerFencedError:
         _leave(1)
-    if left:
+    if left or not (worker.report and worker.report.is_clean):
         # Only the end of the process stops them; the loop would wait for them first.
         _leave(0)
 

@@ -1,9 +1,9 @@
-"""Cancels: hearing which of the executions that run here are to end."""
+"""Cancels: hearing which of the executions that run here are to end, or all of the worker."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from netscript_workers.store import cancelling
 from netscript_workers.store.engine import Store
@@ -24,6 +24,7 @@ class Cancels:
         self._looked_at = float("-inf")
         self._rung = False
         self._told: dict[str, int] = {}
+        self.on_drain: Callable[[], None] | None = None
 
     def rung(self) -> None:
         """Look sooner: somebody rang."""
@@ -46,8 +47,10 @@ class Cancels:
         """
         self.has_looked()
         with self._store.read() as conn:
-            wanted = dict(cancelling.requested(conn, self._worker_id))
-        wanted = {id_: token for id_, token in wanted.items() if running.get(id_) == token}
+            orders = cancelling.orders(conn, self._worker_id)
+        if orders.leave and self.on_drain is not None:
+            self.on_drain()
+        wanted = {id_: token for id_, token in orders.ends.items() if running.get(id_) == token}
         # A handler that is cleaning up must not be cancelled again in the midst of it.
         fresh = [id_ for id_, token in wanted.items() if self._told.get(id_) != token]
         self._told = wanted

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from netscript_workers.actions import JobCatalog
+from netscript_workers.assignment import WorkerOptions
 from netscript_workers.crashes import Crashes
 from netscript_workers.domain import ClaimedExecution, Outcome, RuntimeName
 from netscript_workers.errors import ConfigurationError
@@ -22,7 +24,7 @@ from netscript_workers.execution.runners.subprocesses import SubprocessRunner
 from netscript_workers.isolation import Isolation
 from netscript_workers.jobs import JobDefinition
 from netscript_workers.lanes import Lanes, default_slots
-from netscript_workers.pump import Pump, WorkerOptions
+from netscript_workers.pump import Pump
 from netscript_workers.store.engine import Store
 
 # Children that were killed are gone in a moment; for one that the kernel holds, nobody waits.
@@ -48,6 +50,7 @@ class Crew:
     def __init__(
         self,
         store: Store,
+        upkeep: Store,
         worker_id: str,
         jobs: Mapping[str, JobDefinition[Any, Any]],
         options: WorkerOptions,
@@ -55,13 +58,16 @@ class Crew:
         lifeline: int,
         catalog: JobCatalog | None,
     ) -> None:
-        """Make the runners that these jobs need, and tell the pump of them."""
+        """Make the runners that these jobs need, and tell the pump of them.
+
+        `upkeep` is the same store, over connections that no handler can use up.
+        """
         self._jobs, self._options, self._pump = jobs, options, pump
         self._lifeline, self._catalog = lifeline, catalog
         runtimes = runtimes_of(jobs, options.runtime)
         used: list[RuntimeName] = sorted(set(runtimes.values())) or [options.runtime]
         self.isolation = Isolation(
-            store,
+            upkeep,
             worker_id,
             jobs=jobs,
             topics=options.plan.served,
@@ -75,6 +81,8 @@ class Crew:
         runners: dict[RuntimeName, Runner] = {name: self._make(name, slots[name]) for name in used}
         if used == [options.runtime]:  # else each runtime has slots of its own
             self._runner = runners[options.runtime]
+            if isinstance(self._runner, PoolRunner):
+                pump.ahead = partial(getattr, self._runner, "ahead")
         else:
             self._runner = MixedRunner(runners, runtimes)
             pump.lanes = Lanes(runtimes, slots)
@@ -162,7 +170,14 @@ class Crew:
                 size=slots,
                 recycling=self._options.recycling,
             )
-        return InProcessRunner(self._jobs, pump, pump.ended, threads=slots, catalog=self._catalog)
+        return InProcessRunner(
+            self._jobs,
+            pump,
+            pump.ended,
+            threads=slots,
+            catalog=self._catalog,
+            keep_logs=self._options.keep_logs,
+        )
 
     def _make_subprocesses(
         self, on_end: Callable[[ClaimedExecution, Outcome | None], None]
@@ -180,4 +195,10 @@ class Crew:
     @property
     def _nursery(self) -> Nursery:
         place, folder = self._options.project or (Path(), "jobs")
-        return Nursery(project=place, jobs_dir=folder, lifeline=self._lifeline, guard=self._guard)
+        return Nursery(
+            project=place,
+            jobs_dir=folder,
+            lifeline=self._lifeline,
+            guard=self._guard,
+            keep_logs=self._options.keep_logs,
+        )

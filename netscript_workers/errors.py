@@ -122,6 +122,12 @@ class EventNotFoundError(NotFoundError):
     code = "event-not-found"
 
 
+class WorkerNotFoundError(NotFoundError):
+    """No worker has that id."""
+
+    code = "worker-not-found"
+
+
 class CursorError(NetscriptError, ValueError):
     """The cursor is not one that a page before has given."""
 

@@ -77,13 +77,14 @@ class Maintenance:
         """Start the thread."""
         self._thread.start()
 
-    def stop(self, patience: float | None = None) -> None:
-        """Finish what is being done, then stop; wait so many seconds at most."""
+    def stop(self, patience: float | None = None) -> bool:
+        """Finish what is being done, then stop; tell whether it has ended in so many seconds."""
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join(patience)
         if self._wal is not None:
             self._wal.close()
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         now = time.monotonic()

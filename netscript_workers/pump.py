@@ -10,14 +10,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeAlias
 
+from netscript_workers.assignment import WorkerOptions
 from netscript_workers.cancels import Cancels
-from netscript_workers.domain import ClaimedExecution, Outcome, RuntimeName
+from netscript_workers.domain import ClaimedExecution, Outcome
 from netscript_workers.errors import ResultInvalidError
 from netscript_workers.execution.outcome import not_begun
-from netscript_workers.execution.runners.pool import Recycling
 from netscript_workers.execution.runners.protocol import Runner
 from netscript_workers.isolation import Isolation
 from netscript_workers.jobs import JobDefinition
@@ -25,65 +24,23 @@ from netscript_workers.lanes import Lanes
 from netscript_workers.store import claims, leases, steps
 from netscript_workers.store.claims import Probe
 from netscript_workers.store.engine import Store
-from netscript_workers.store.idempotency import DEFAULT_WINDOW
 from netscript_workers.store.outcomes import Settled
-from netscript_workers.store.retention import Retention
 from netscript_workers.store.steps import FinishedStep, LogLine, Progress
 from netscript_workers.store.tick import Done, Ticker, Work
 from netscript_workers.store.wake import Bell, Waiter
-from netscript_workers.topics import Places, TopicPlan, TopicRule, TopicSlots
+from netscript_workers.topics import Places, TopicSlots
 
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
 _FIRST_BACKOFF = 0.05
 _LAST_BACKOFF = 2.0
+# A tick that has not come round for two of the longest polls, and a little, makes no progress.
+_STALLED_SECONDS = 2 * 1.2 * _POLL_SECONDS + 0.4
 # How long a stopping worker tries to store what has ended; after that its lease must do.
 _LAST_WORDS_SECONDS = 5.0
 
 Saved: TypeAlias = tuple[FinishedStep, "asyncio.Future[bool]"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerOptions:
-    """How a worker works.
-
-    Attributes:
-        concurrency: Executions at a time.
-        topics: The topics it serves; None for all but those that are distributed.
-        topic_rules: What the configuration says of topics.
-        heartbeat: Seconds between renewals of its lease.
-        lease: Seconds after which a silent worker is given up.
-        grace: Seconds that running executions get when the worker stops.
-        window: How long idempotency keys of actions are kept, in microseconds.
-        retention: How long finished executions are kept.
-        scheduler: Whether it also fires schedules.
-        version: Shown in the list of workers.
-        project: The project's folder and that of its jobs, for processes that run them.
-        runtime: Where jobs run that don't say it themselves.
-        kill_grace: Seconds from SIGTERM to SIGKILL for what runs in processes.
-        recycling: When a process of the pool has served its time.
-    """
-
-    concurrency: int = 100
-    topics: Sequence[str] | None = None
-    topic_rules: Sequence[TopicRule] = ()
-    heartbeat: float = 5.0
-    lease: float = 30.0
-    grace: float = 30.0
-    window: int = DEFAULT_WINDOW
-    retention: Retention = field(default_factory=Retention)
-    scheduler: bool = True
-    version: str = ""
-    project: tuple[Path, str] | None = None
-    runtime: RuntimeName = "in-process"
-    kill_grace: float = 5.0
-    recycling: Recycling = field(default_factory=Recycling)
-
-    @property
-    def plan(self) -> TopicPlan:
-        """How the slots are shared among topics."""
-        return TopicPlan(self.topics, self.topic_rules, self.concurrency)
 
 
 @dataclass(slots=True)
@@ -101,6 +58,8 @@ class Pump:
     cancel: Callable[[str], None]
     isolation: Isolation | None = None
     lanes: Lanes | None = None
+    # How many more than it runs at a time it may have claimed; asked by the tick's thread.
+    ahead: Callable[[], int] = staticmethod(lambda: 0)
 
     def __init__(
         self,
@@ -118,6 +77,7 @@ class Pump:
         """
         self.strangers = threading.Event()
         self._store = store
+        self._own = store.apart()
         self._worker_id = worker_id
         plan = options.plan
         self._concurrency = plan.capacity
@@ -125,9 +85,9 @@ class Pump:
         self._bell = bell
         self._loop = loop
         self._waiter = Waiter(store, worker_id)
-        self._cancels = Cancels(store, worker_id)
+        self._cancels = Cancels(self._own, worker_id)
         self._ticker = Ticker(
-            store,
+            self._own,
             worker_id=worker_id,
             jobs={job.id: job.strict_order for job in jobs.values()},
             topics=plan.served,
@@ -146,6 +106,8 @@ class Pump:
         # By id, the token of the claim: one that others gave back may be ours again already.
         self._running: dict[str, int] = {}
         self._unsure = False
+        self._on_drain: Callable[[], None] | None = None
+        self._came_round = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="netscript-tick", daemon=True)
 
     # From any thread.
@@ -154,9 +116,19 @@ class Pump:
         """Claim from low-water marks on, as long as somebody keeps an old snapshot."""
         self._ticker.marks.wanted = wanted
 
+    def when_to_drain(self, callback: Callable[[], None]) -> None:
+        """Have this called, from the tick's thread, when somebody wants the worker to leave."""
+        self._on_drain = self._cancels.on_drain = callback
+
     def start(self) -> None:
         """Start ticking."""
+        self._came_round = time.monotonic()
         self._thread.start()
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether ticks have not ended, or have only failed, for longer than two polls."""
+        return not self._stopping and time.monotonic() - self._came_round > _STALLED_SECONDS
 
     def look(self) -> None:
         """Look at the database now."""
@@ -167,13 +139,17 @@ class Pump:
         """Claim nothing more; go on storing."""
         self._claiming = False
 
-    def stop(self, patience: float | None = None) -> None:
-        """Store what has ended, then stop; wait so many seconds at most."""
+    def stop(self, patience: float | None = None) -> bool:
+        """Store what has ended, then stop; tell whether it has ended in so many seconds."""
         self._claiming = False
         self._stopping = True
         if self._thread.is_alive():
             self._waiter.poke()
             self._thread.join(patience)
+        if self._thread.is_alive():
+            return False
+        self._own.dispose()
+        return True
 
     # On the loop's thread.
 
@@ -252,18 +228,29 @@ class Pump:
                 # The commit may have happened, although its answer was lost.
                 self._unsure = True
                 self._look = True
-                wait, backoff = backoff, min(backoff * 2, _LAST_BACKOFF)
+                # Spread, so that those whom one cause has stopped don't come back as one.
+                wait = backoff * random.uniform(0.8, 1.2)  # noqa: S311 - spread, not secrecy
+                backoff = min(backoff * 2, _LAST_BACKOFF)
                 give_up_at = min(give_up_at, time.monotonic() + _LAST_WORDS_SECONDS)
             else:
                 held, backoff, give_up_at = _Held(), _FIRST_BACKOFF, float("inf")
+                self._came_round = time.monotonic()
                 if self._running:
                     wait = min(wait, self._cancels.next_in())
             if stopping and not (held.work.has_results and time.monotonic() < give_up_at):
                 self._waiter.close()
                 return
-            if wait > 0 and self._waiter.wait(wait):
+            if self._unsure:
+                self._pause(wait, stopping=stopping)
+            elif wait > 0 and self._waiter.wait(wait):
                 self._look = True
                 self._cancels.rung()
+
+    def _pause(self, seconds: float, *, stopping: bool) -> None:
+        """Wait after a failure: whoever rings must not hurry a database that can't keep up."""
+        until = time.monotonic() + seconds
+        while self._stopping is stopping and (left := until - time.monotonic()) > 0:
+            self._waiter.wait(left)
 
     def _collect(self, held: _Held) -> None:
         work = held.work
@@ -287,7 +274,7 @@ class Pump:
         ended = {end.claim.id for end in work.ended}
         if self._unsure:
             known = self._running.keys() | ended
-            leases.give_back_unknown(self._store, self._worker_id, known)
+            leases.give_back_unknown(self._own, self._worker_id, known)
             self._unsure = False
         self._share_slots(work, self._running.keys() - ended)
         # A hint may be lost, and who is busy waits for none.
@@ -333,6 +320,20 @@ class Pump:
             wait = wait if done.full else 0.0
         return wait
 
+    def _share_slots(self, work: Work, running: Set[str]) -> None:
+        """Say how many executions may be claimed, in all, of each topic and in each lane."""
+        free = self._concurrency - len(running)
+        places = None if self._topics is None else self._topics.free(running)
+        free -= self._claim_alone(free, places)
+        if places is not None:
+            free, work.places = places.total, places
+        else:  # what waits in a pool has its topic's place already, so bounds leave none ahead
+            free = max(free + self.ahead(), 0)
+        work.slots = free if self._claiming else 0
+        if self.lanes is not None:
+            work.lanes = self.lanes.shares(work.slots, running)
+            work.slots = min(work.slots, sum(slots for _, slots in work.lanes))
+
     def _heed_cancels(self, *, due: bool) -> None:
         """End what somebody wants to end."""
         if not (due and self._running):
@@ -341,18 +342,6 @@ class Pump:
             logger.info("execution %s is to end: it was cancelled", execution_id)
             # Behind the start of what was claimed before, before that of what comes next.
             self._loop.call_soon_threadsafe(self.cancel, execution_id)
-
-    def _share_slots(self, work: Work, running: Set[str]) -> None:
-        """Say how many executions may be claimed, in all, of each topic and in each lane."""
-        free = self._concurrency - len(running)
-        places = None if self._topics is None else self._topics.free(running)
-        free -= self._claim_alone(free, places)
-        if places is not None:
-            free, work.places = places.total, places
-        work.slots = free if self._claiming else 0
-        if self.lanes is not None:
-            work.lanes = self.lanes.shares(work.slots, running)
-            work.slots = min(work.slots, sum(slots for _, slots in work.lanes))
 
     def _has_looked(self) -> None:
         self._look, self._looked_at = False, time.monotonic()
@@ -374,11 +363,13 @@ class Pump:
 
     def _probe(self) -> tuple[Probe, float]:
         """Look whether there is anything to do, and in how many seconds there will be."""
-        store = self._store
+        store = self._own
         with store.read() as conn:
             asked = time.monotonic()
             found = claims.probe(conn, store.dialect, self._worker_id, self._ticker.marks)
             store.heard_clock(found.clock, asked=asked)
+            if found.drain and self._on_drain is not None:
+                self._on_drain()
             if not found.cancels:
                 self._cancels.has_looked()
             dues = [at for at in (found.next_due, found.next_look) if at is not None]

@@ -120,7 +120,8 @@ class Explanation:
     Attributes:
         code: For programs: `running`, `completed`, `failed`, `cancelled`, `due`,
             `concurrency-key`, `topic-paused`, `job-limit`, `rate-limit`, `topic-rate`,
-            `no-worker`, `no-worker-for-job`, `runs-alone`, `workers-busy` or `ready`.
+            `no-worker`, `no-worker-for-job`, `no-worker-for-topic`, `workers-stalled`,
+            `runs-alone`, `workers-busy` or `ready`.
         sentence: The same for people.
         facts: What the sentence was made of.
     """
@@ -153,6 +154,74 @@ class JobRecord:
     payload_schema: dict[str, Any]
     source: str
     registered_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerInfo:
+    """A worker on the list.
+
+    Attributes:
+        state: `running` or `draining`.
+        concurrency: How many executions it runs at a time.
+        running: How many it runs now.
+        executions: Their ids, the first hundred.
+        jobs: The ids of the jobs it knows.
+        topics: The topics it serves; None for all,
+        except_topics: but these.
+        fresh: Whether its lease is valid.
+        age_seconds: Since its last heartbeat.
+        stalled: Whether its claim loop makes no progress, although its heart beats,
+        stalled_at: and since when.
+        drain_requested: Whether somebody wants it to leave.
+    """
+
+    id: str
+    host: str
+    pid: int
+    version: str
+    state: str
+    concurrency: int
+    running: int
+    executions: tuple[str, ...]
+    jobs: tuple[str, ...]
+    topics: tuple[str, ...] | None
+    except_topics: tuple[str, ...]
+    started_at: datetime
+    heartbeat_at: datetime
+    lease_until: datetime
+    fresh: bool
+    age_seconds: float
+    stalled: bool
+    stalled_at: datetime | None
+    drain_requested: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicRecord:
+    """A topic: what waits in it, and what runs.
+
+    Attributes:
+        depth: How many executions are ready or waiting for a worker that knows their job.
+        depth_is_exact: False where there are more than were counted.
+        oldest_wait: Seconds since the oldest of those was due; None where none waits.
+        running: How many run.
+        scheduled: How many wait for their time.
+        blocked: How many wait for a concurrency key or a limit.
+        counts_are_exact: The same for the last three: over all topics, so many of each are counted.
+        paused: Whether nothing of it is claimed.
+        rate: How many may start in a time; None for any number.
+    """
+
+    name: str
+    depth: int
+    depth_is_exact: bool
+    oldest_wait: float | None
+    running: int
+    scheduled: int
+    blocked: int
+    counts_are_exact: bool
+    paused: bool
+    rate: str | None
 
 
 def plain(value: Any) -> Any:

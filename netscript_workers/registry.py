@@ -77,6 +77,24 @@ def discover_jobs(project_dir: Path, folder: str = "jobs") -> Mapping[str, JobDe
     return collect(project_dir, folder, kind)
 
 
+def index_jobs(jobs: Iterable[JobDefinition[Any, Any]]) -> Mapping[str, JobDefinition[Any, Any]]:
+    """Return jobs by id.
+
+    Raises:
+        DuplicateIdError: Two different ones have one id.
+        ConfigurationError: One is no job.
+    """
+    found: dict[str, JobDefinition[Any, Any]] = {}
+    for one in jobs:
+        if not isinstance(one, JobDefinition):  # pyright: ignore[reportUnnecessaryIsInstance] - what callers pass
+            raise ConfigurationError(f"{one!r} is no job.", hint="Make it one with @job.")
+        if found.setdefault(one.id, one) is not one:
+            raise DuplicateIdError(
+                f'Two jobs are called "{one.id}".', hint="Give one of them another id."
+            )
+    return found
+
+
 def job_named(jobs: Mapping[str, JobDefinition[Any, Any]], job_id: str) -> JobDefinition[Any, Any]:
     """Return a job by its id.
 

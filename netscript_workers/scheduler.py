@@ -116,12 +116,13 @@ class Scheduler:
         """Look at the database now, because a definition has changed."""
         self._poked.set()
 
-    def stop(self, patience: float | None = None) -> None:
-        """Finish what is being fired, then leave; wait so many seconds at most."""
+    def stop(self, patience: float | None = None) -> bool:
+        """Finish what is being fired, then leave; tell whether it has ended in so many seconds."""
         self._stopped = True
         self._poked.set()
         if self._thread.is_alive():
             self._thread.join(patience)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         backoff = _FIRST_BACKOFF

@@ -37,6 +37,7 @@ from pydantic_settings import (
 from netscript_workers.domain import RuntimeName
 from netscript_workers.errors import ConfigurationError, nearest
 from netscript_workers.lanes import default_slots
+from netscript_workers.rates import parse_rate
 from netscript_workers.topics import MAX_CONCURRENCY, TopicMode, TopicRule
 
 PREFIX = "NETSCRIPT_"
@@ -99,6 +100,13 @@ class TopicTable(BaseModel):
     mode: TopicMode = "combined"
     rate: str | None = None
 
+    @field_validator("rate")
+    @classmethod
+    def _is_rate(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_rate(value)
+        return value
+
 
 class SettingsWarning(UserWarning):
     """A variable that begins with NETSCRIPT_ means nothing."""
@@ -141,6 +149,8 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=30.0, gt=0, le=_DAY)
     scheduler: bool = True
     shutdown_timeout: float = Field(default=30.0, ge=0, le=_DAY)
+    # Of what handlers log, the lowest level that is kept; what a process prints, a flag says.
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("queue_provider", mode="before")
     @classmethod

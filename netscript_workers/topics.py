@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +47,22 @@ class Served:
     def is_all(self) -> bool:
         """Whether there is none that it leaves alone."""
         return self.only is None and not self.but
+
+
+def dump_served(served: Served) -> str | None:
+    """Write it as the list of workers keeps it; None for all topics."""
+    if served.is_all:
+        return None
+    return json.dumps({"only": served.only, "but": sorted(served.but)})
+
+
+def load_served(text: str | None) -> Served:
+    """Read it back."""
+    if text is None:
+        return Served()
+    told = json.loads(text)
+    only = told["only"]
+    return Served(None if only is None else tuple(only), frozenset(told["but"]))
 
 
 @dataclass(slots=True)

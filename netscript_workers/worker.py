@@ -7,17 +7,20 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from netscript_workers.actions import JobCatalog
+from netscript_workers.assignment import WorkerOptions
 from netscript_workers.crews import Crew, check_project
-from netscript_workers.errors import WorkerFencedError
+from netscript_workers.errors import StateError, WorkerFencedError
 from netscript_workers.heartbeat import Heartbeat
 from netscript_workers.ids import new_id
 from netscript_workers.jobs import JobDefinition
 from netscript_workers.maintenance import Maintenance
-from netscript_workers.pump import Pump, WorkerOptions
+from netscript_workers.pump import Pump
 from netscript_workers.scheduler import JOB, Scheduler, declared_jobs, job_target
+from netscript_workers.shutdown import ShutdownManager, ShutdownReport, ShutdownResource
 from netscript_workers.store import leases, lifelines
 from netscript_workers.store.engine import Store
 from netscript_workers.store.leases import WorkerRecord
@@ -28,13 +31,22 @@ logger = logging.getLogger(__name__)
 
 # How long handlers that were told to end may take for it.
 _LAST_SECONDS = 0.5
+# How long each thread may take: the tick tries for five seconds to store what has ended.
+_THREAD_SECONDS = 8.0
+# What leaving takes at most, beside the grace that executions get.
+_LEAVING_SECONDS = 30.0
 
 
 class Worker:
     """One worker process's part of the work: an asyncio loop and a handful of threads.
 
     The loop's thread runs handlers. The tick's thread alone claims and stores how attempts end.
-    Heartbeat and maintenance have threads of their own.
+    Heartbeat and maintenance have threads and connections of their own.
+
+    Attributes:
+        id: New at every start.
+        started: Set when it is on the list of workers.
+        report: How everything in it has stopped; None before that.
     """
 
     def __init__(
@@ -66,17 +78,33 @@ class Worker:
         self._jobs = jobs
         self._options = options
         self._catalog = catalog
+        self.started = asyncio.Event()
+        self.report: ShutdownReport | None = None
+        self._grace = options.grace
+        self._left: list[str] = []
+        self._lifeline: Lifeline | None = None
         self._stop_wanted = asyncio.Event()
+        self._reason: str | None = None
         self._fenced: str | None = None
         self._give_up = give_up
         self._pump: Pump | None = None
         self._crew: Crew | None = None
 
-    def stop(self) -> None:
-        """Ask the worker to finish and leave. Call it on the loop's thread."""
+    def stop(self, reason: str | None = None) -> None:
+        """Ask the worker to finish and leave. Call it on the loop's thread.
+
+        Args:
+            reason: Why; it stands in the log.
+        """
         if self._pump is not None:
             self._pump.stop_claiming()
+        self._reason = self._reason or reason
         self._stop_wanted.set()
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it was told to leave, or has to."""
+        return self._stop_wanted.is_set()
 
     @property
     def pids(self) -> list[int]:
@@ -95,26 +123,50 @@ class Worker:
         """Work until `stop()`; return the ids of executions that could not be ended.
 
         Those run in threads, which nothing can end, or don't let themselves be cancelled: they end
-        with the process, and are rescued then.
+        with the process, and are rescued then. `report` says what became of everything else.
 
         Raises:
             WorkerFencedError: The lease was lost, and with it every execution.
         """
-        lifeline = Lifeline(lifelines.folder(self._store.parsed_url), self.id)
+        self._lifeline = Lifeline(lifelines.folder(self._store.parsed_url), self.id)
         record = WorkerRecord(
             id=self.id,
             version=self._options.version,
             concurrency=self._options.plan.capacity,
             jobs=tuple(sorted(self._jobs)),
-            lifeline=lifeline.path,
+            lifeline=self._lifeline.path,
+            served=self._options.plan.served,
         )
         await asyncio.to_thread(leases.register, self._store, record, self._options.lease)
+        manager = self._start(self._lifeline, asyncio.get_running_loop())
+        self.started.set()
+        logger.info("worker %s runs %d jobs", self.id, len(self._jobs))
+        try:
+            await self._stop_wanted.wait()
+        except asyncio.CancelledError:
+            self._grace = 0.0  # whoever cancels waits for nothing that can be ended
+            await self._leave(manager, "cancelled")
+            raise
+        await self._leave(manager, self._fenced or self._reason or "told to stop")
+        if self._fenced is not None:
+            raise WorkerFencedError(f"The worker lost its lease: {self._fenced}.")
+        return self._left
+
+    def _start(self, lifeline: Lifeline, loop: asyncio.AbstractEventLoop) -> ShutdownManager:
+        """Start everything; return who stops it in good order."""
+        upkeep = self._store.apart()  # however busy handlers keep the pool
         bell = make_bell(self._store.parsed_url)
-        loop = asyncio.get_running_loop()
         pump = Pump(self._store, self.id, self._jobs, self._options, bell=bell, loop=loop)
         self._pump = pump
         crew = Crew(
-            self._store, self.id, self._jobs, self._options, pump, lifeline.fileno(), self._catalog
+            self._store,
+            upkeep,
+            self.id,
+            self._jobs,
+            self._options,
+            pump,
+            lifeline.fileno(),
+            self._catalog,
         )
         self._crew = crew
 
@@ -125,15 +177,20 @@ class Worker:
                 last.daemon = True
                 last.start()
 
+        def drain() -> None:
+            loop.call_soon_threadsafe(self._told_to_leave)
+
         heartbeat = Heartbeat(
             self._store,
             self.id,
             interval=self._options.heartbeat,
             lease=self._options.lease,
             on_fenced=fenced,
+            is_stalled=lambda: pump.is_stalled,
+            on_drain=drain,
         )
         maintenance = Maintenance(
-            self._store,
+            upkeep,
             self.id,
             lifeline=lifeline.path,
             retention=self._options.retention,
@@ -142,35 +199,61 @@ class Worker:
             find_suspects=crew.isolation.look,
             on_kept=pump.use_marks,
         )
-        scheduler = self._scheduler(pump, bell) if self._options.scheduler else None
+        scheduler = self._scheduler(upkeep, pump, bell) if self._options.scheduler else None
+        pump.when_to_drain(drain)
         pump.start()
         heartbeat.start()
         maintenance.start()
         if scheduler is not None:
             scheduler.start()
-        logger.info("worker %s runs %d jobs", self.id, len(self._jobs))
-        try:
-            await self._stop_wanted.wait()
-            return await self._leave(pump, crew, lifeline)
-        finally:
-            # Who lost the lease may have lost the network: its threads wait for answers in vain.
-            patience = None if self._fenced is None else _LAST_SECONDS
-            parts = [maintenance.stop, pump.stop, heartbeat.stop]
-            if scheduler is not None:
-                parts.append(scheduler.stop)
-            await asyncio.gather(*(asyncio.to_thread(stop, patience) for stop in parts))
-            await crew.close()
-            bell.close()
 
-    def _scheduler(self, pump: Pump, bell: Bell) -> Scheduler:
+        def sign_off() -> None:
+            if self._left:  # they are rescued when they end, which is with the process
+                raise StateError("it stays on the list, for its executions run on")
+            if self._fenced is None:
+                leases.deregister(upkeep, self.id)
+                lifeline.cut()
+
+        manager = ShutdownManager(timeout=self._grace + _LEAVING_SECONDS)
+        stops: list[tuple[int, str, Callable[[], Any]]] = [
+            (0, "executions", partial(self._end_executions, upkeep, pump, crew)),
+            (10, "tick", self._joining(pump.stop)),
+            (10, "maintenance", self._joining(maintenance.stop)),
+            (20, "runners", crew.close),
+            # Whoever has left the list would be told that it was given up.
+            (30, "heartbeat", self._joining(heartbeat.stop)),
+            (40, "registration", sign_off),
+            (50, "bell", bell.close),
+            (60, "connections", upkeep.dispose),
+        ]
+        if scheduler is not None:
+            stops.append((10, "scheduler", self._joining(scheduler.stop)))
+        for priority, name, stop in stops:
+            manager.register(ShutdownResource(name, stop, priority))
+        return manager
+
+    def _scheduler(self, store: Store, pump: Pump, bell: Bell) -> Scheduler:
         def fired() -> None:
             pump.look()
             bell.ring()
 
         declared = declared_jobs(self._jobs.values())
-        return Scheduler(
-            self._store, declared, {JOB: job_target(self._jobs)}, on_fired=fired, id=self.id
-        )
+        return Scheduler(store, declared, {JOB: job_target(self._jobs)}, on_fired=fired, id=self.id)
+
+    def _joining(self, stop: Callable[[float | None], bool]) -> Callable[[], None]:
+        """Have a thread end, without waiting for one that waits for the network in vain."""
+
+        def join() -> None:
+            patience = _THREAD_SECONDS if self._fenced is None else _LAST_SECONDS
+            if not stop(patience):
+                raise StateError("it did not end in time")
+
+        return join
+
+    def _told_to_leave(self) -> None:
+        if not self._stop_wanted.is_set():
+            logger.info("worker %s was told to leave: finishing what runs", self.id)
+            self.stop("told to leave")
 
     def _fence(self, reason: str, crew: Crew) -> None:
         logger.error("worker %s ends: %s", self.id, reason)
@@ -178,26 +261,29 @@ class Worker:
         crew.drop()
         self._stop_wanted.set()
 
-    async def _leave(self, pump: Pump, crew: Crew, lifeline: Lifeline) -> list[str]:
-        pump.stop_claiming()
-        if self._fenced is not None:
-            raise WorkerFencedError(f"The worker lost its lease: {self._fenced}.")
-        await asyncio.to_thread(leases.set_state, self._store, self.id, "draining")
+    async def _leave(self, manager: ShutdownManager, reason: str) -> None:
+        self.report = await manager.shutdown(reason)
+        level = logging.INFO if self.report.is_clean else logging.WARNING
+        logger.log(level, "worker %s has left (%s); %s", self.id, reason, self.report)
 
-        await _until(lambda: crew.is_idle or self._fenced is not None, self._options.grace)
+    async def _end_executions(self, store: Store, pump: Pump, crew: Crew) -> None:
+        """Let what runs finish; end what is left after the grace, and hand it back."""
+        pump.stop_claiming()
+        if self._fenced is not None:  # all were dropped, for others have them
+            return
+        try:
+            await asyncio.to_thread(leases.set_state, store, self.id, "draining")
+        except Exception as error:  # noqa: BLE001 - it leaves all the same
+            cause = getattr(error, "orig", None) or error
+            logger.warning("it can't be shown as draining: %s", type(cause).__name__)
+        await _until(lambda: crew.is_idle or self._fenced is not None, self._grace)
         crew.drain()
         await _until(lambda: crew.is_idle, _LAST_SECONDS)
         crew.kill()
         await _until(lambda: crew.is_drained, _LAST_SECONDS)
-        left = crew.left
-        await asyncio.to_thread(pump.stop)
-        await crew.close()
-        if left:
-            logger.warning("%d executions run on and end with the process", len(left))
-            return left
-        await asyncio.to_thread(leases.deregister, self._store, self.id)
-        lifeline.cut()
-        return []
+        self._left = crew.left
+        if self._left:
+            raise StateError(f"{len(self._left)} executions run on and end with the process")
 
 
 async def _until(check: Callable[[], bool], seconds: float) -> None:

@@ -9,14 +9,15 @@ from typing import Any
 
 from netscript_workers import JobDefinition, enqueue_job
 from netscript_workers.actions import Cause, EnqueueJob, resolve
+from netscript_workers.assignment import WorkerOptions
 from netscript_workers.domain import TriggeredBy
-from netscript_workers.pump import WorkerOptions
 from netscript_workers.records import ExecutionDetail
+from netscript_workers.store import cancelling
 from netscript_workers.store.definitions import StoredCatalog
 from netscript_workers.store.engine import Store
 from netscript_workers.store.wake import make_bell
 from netscript_workers.worker import Worker
-from tests.kit import detail, put, scalar
+from tests.kit import detail, put
 from tests.support import eventually_async
 
 
@@ -50,10 +51,18 @@ class Running:
     def _put(self, action: EnqueueJob[Any]) -> str:
         execution = resolve(action, None, Cause(triggered_by=TriggeredBy.API))
         (told,) = put(self.store, execution)
+        self.ring()
+        return told.execution_id
+
+    def ring(self) -> None:
         bell = make_bell(self.store.parsed_url)
         bell.ring()
         bell.close()
-        return told.execution_id
+
+    def cancel(self, execution_id: str) -> None:
+        """Cancel an execution as the API does."""
+        cancelling.cancel(self.store, execution_id)
+        self.ring()
 
     async def shows_progress(self, execution_id: str, seconds: float = 10.0) -> str:
         """Wait until an execution shows progress; return its message."""
@@ -88,7 +97,7 @@ async def working(
     options = {"concurrency": 10, "grace": 2.0, **options}
     worker = Worker(store, known, WorkerOptions(**options), StoredCatalog(store, known))
     task = asyncio.create_task(worker.run())
-    await eventually_async(lambda: scalar(store, "SELECT count(*) FROM netscript_workers"))
+    await eventually_async(worker.started.is_set)
     try:
         yield Running(store, worker, task, known)
     finally:

@@ -18,11 +18,15 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any, NoReturn
 
 URL = os.environ.get("BENCH_URL", "")
-SLOTS = 100
+SLOTS = int(os.environ.get("BENCH_SLOTS", "100"))
+# Where handlers in processes of their own leave a byte each.
+RAN = os.environ.get("BENCH_RAN", "")
 BATCH = 1000
 _SETTLE_SECONDS = 60.0
 _SETTLE_LOOK = 0.005
@@ -57,6 +61,14 @@ class Contestant:
         """Run a worker with as many slots as told, until it is killed."""
         raise NotImplementedError
 
+    def pool(self, count: int) -> Any:
+        """Run workers in as many processes as there are slots, until they are killed."""
+        raise NotImplementedError
+
+    def has_settled(self, count: int) -> bool:
+        """Tell whether all is finished that handlers have run; called from a thread of its own."""
+        return self.waiting() == 0
+
 
 class _Stopwatch:
     """Sees handlers run: when the first began, how many there were, how late they came."""
@@ -87,7 +99,15 @@ _stopwatch = _Stopwatch(0, keep=False)
 
 def ran(sent: int) -> None:
     """Tell that a handler runs. Every contestant's handler does this and nothing else."""
-    _stopwatch.ran(sent)
+    if RAN:
+        os.write(_record(), b".")
+    else:
+        _stopwatch.ran(sent)
+
+
+@cache
+def _record() -> int:
+    return os.open(RAN, os.O_WRONLY | os.O_APPEND)
 
 
 def handled() -> int:
@@ -185,6 +205,55 @@ def _report_delays(_contestant: Contestant, _count: int) -> None:
     _leave(0)
 
 
+def _pool(contestant: Contestant, count: int) -> None:
+    threading.Thread(target=_report_pool, args=(contestant, count), daemon=True).start()
+    told = contestant.pool(count)
+    if inspect.isawaitable(told):
+        _run(told)
+
+
+def _report_pool(contestant: Contestant, count: int) -> None:
+    """Measure from when a tenth has run, so that nobody's start counts, to the last one's end."""
+    record = Path(RAN)
+
+    def wait_for(share: int) -> int:
+        while (size := record.stat().st_size) < share:
+            time.sleep(_SETTLE_LOOK)
+        return size
+
+    before = wait_for(count // 10)
+    began = time.monotonic()
+    wait_for(count // 2)
+    looked = time.monotonic()
+    memory = sum(_pss_mib(pid) for pid in (os.getpid(), *_descendants(os.getpid())))
+    looked = time.monotonic() - looked
+    wait_for(count)
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while not contestant.has_settled(count) and time.monotonic() < deadline:
+        time.sleep(_SETTLE_LOOK)
+    seconds = time.monotonic() - began - looked
+    found = count if contestant.has_settled(count) else 0
+    tell(n=count - before, seconds=seconds, found=found, memory=memory / SLOTS)
+    _leave(0)
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):
+            for child in (task / "children").read_text(encoding="ascii").split():
+                yield int(child)
+                yield from _descendants(int(child))
+
+
+def _pss_mib(pid: int) -> float:
+    """Return the memory of a process, and of what it shares with others its share."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) / 1024
+    return 0.0
+
+
 def _run(main: Awaitable[Any]) -> None:
     """Run on uvloop where the contestant's environment has it."""
     factory: Callable[[], asyncio.AbstractEventLoop] | None = None
@@ -209,6 +278,7 @@ def main(contestant: Contestant) -> None:
         "single": lambda: _run(_single(contestant, count)),
         "send": lambda: _run(_send(contestant, count)),
         "drain": lambda: _work(contestant, count, keep=False),
+        "pool": lambda: _pool(contestant, count),
         "receive": lambda: _work(contestant, count, keep=True),
     }
     commands[command]()

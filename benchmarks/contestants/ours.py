@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from sqlalchemy import create_engine, text
@@ -62,6 +63,14 @@ class Ours(kit.Contestant):
 
     def work(self) -> None:
         run_worker(Settings.load(PROJECT, database_url=kit.URL, concurrency=kit.SLOTS))
+
+    def pool(self, count: int) -> None:
+        runtime = os.environ["BENCH_RUNTIME"]
+        given = {"database_url": kit.URL, "concurrency": kit.SLOTS, "runtime": runtime}
+        run_worker(Settings.load(PROJECT, **given))
+
+    def has_settled(self, count: int) -> bool:
+        return self.settled() >= count
 
 
 if __name__ == "__main__":

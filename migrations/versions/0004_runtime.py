@@ -67,6 +67,7 @@ def upgrade() -> None:
         sa.Column("drain_requested", sa.Boolean(), nullable=False, server_default=sa.false()),
     )
     op.add_column("netscript_workers", sa.Column("stalled_at", sa.BigInteger(), nullable=True))
+    op.add_column("netscript_workers", sa.Column("topics", sa.Text(), nullable=True))
     op.create_table(
         "netscript_job_gates",
         sa.Column("job_id", KEY, nullable=False),
@@ -98,6 +99,8 @@ def upgrade() -> None:
     if op.get_bind().dialect.name == "postgresql":
         for hot in HOT_TABLES:
             op.execute(f"ALTER TABLE {hot} SET ({HOT_OPTIONS})")
+        # Every row is rewritten by its heartbeats, over and over: room for that in its own page.
+        op.execute("ALTER TABLE netscript_workers SET (fillfactor = 50)")
 
 
 def downgrade() -> None:
@@ -107,9 +110,12 @@ def downgrade() -> None:
         "WHERE status = 'blocked' AND wants_job"
     )
     op.execute("DELETE FROM netscript_admissions WHERE kind <> 'key'")
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("ALTER TABLE netscript_workers SET (fillfactor = 70)")
     op.drop_table("netscript_batch_done")
     op.drop_table("netscript_batches")
     op.drop_table("netscript_job_gates")
+    op.drop_column("netscript_workers", "topics")
     op.drop_column("netscript_workers", "stalled_at")
     op.drop_column("netscript_workers", "drain_requested")
     op.drop_column("netscript_job_definitions", "rate")

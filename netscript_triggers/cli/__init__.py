@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from netscript_triggers.cli import database, executions, jobs, operating, run, verify
+from netscript_triggers.cli import (
+    database,
+    executions,
+    jobs,
+    operating,
+    run,
+    topics,
+    verify,
+    workers,
+)
 from netscript_triggers.cli.output import complain
 from netscript_workers.errors import NetscriptError, StoreUnavailableError
 
@@ -23,6 +32,8 @@ run.add_to(app)
 app.add_typer(database.app, name="db")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(executions.app, name="executions")
+app.add_typer(topics.app, name="topics")
+app.add_typer(workers.app, name="workers")
 app.command()(operating.explain)
 app.command()(verify.verify)
 

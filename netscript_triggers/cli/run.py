@@ -89,7 +89,10 @@ def worker(
         ),
     ] = None,
     topics: Annotated[
-        str | None, typer.Option(help="Serve these only: a,b.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Serve these only, and how many of one at a time: a,b:5.", show_default=False
+        ),
     ] = None,
     no_scheduler: Annotated[
         bool, typer.Option("--no-scheduler", help="Fire no schedules; others must.")

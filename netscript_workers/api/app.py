@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 
 from fastapi import APIRouter, FastAPI
 
+from netscript_workers.api import topics, workers
 from netscript_workers.api.answers import add_handlers
 from netscript_workers.api.executions import executions
 from netscript_workers.api.guard import Guard
@@ -37,6 +38,6 @@ def create_app(
     app.state.services = services
     add_handlers(app)
     app.add_middleware(Guard)
-    for router in (health, api, executions, *routers):
+    for router in (health, api, executions, topics.routes, workers.routes, *routers):
         app.include_router(router)
     return app

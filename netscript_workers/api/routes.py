@@ -13,7 +13,7 @@ from netscript_workers.api.services import Given, Limit, Offset
 from netscript_workers.domain import TriggeredBy
 from netscript_workers.errors import IdempotencyConflictError, SchemaOutdatedError
 from netscript_workers.records import JobRecord
-from netscript_workers.store import definitions, migrations, queries
+from netscript_workers.store import definitions, migrations, presence
 from netscript_workers.store.outbox import Submission
 
 health = APIRouter(tags=["health"])
@@ -30,6 +30,7 @@ def get_health(given: Given) -> Answer:
 def get_readiness(given: Given) -> Response:
     """Tell whether events become work: database, migrations, a living worker."""
     checks = {"database": "ok", "migrations": "ok", "workers": "ok"}
+    stalled: tuple[str, ...] = ()
     try:
         migrations.check(given.store)
     except SchemaOutdatedError as error:
@@ -38,11 +39,15 @@ def get_readiness(given: Given) -> Response:
         checks["database"] = "it does not answer"
     else:
         with given.store.read() as conn:
-            alive = queries.live_workers(conn, given.store.now(conn))
-        checks["workers"] = "ok" if alive else "none is alive; start one with: netscript worker"
+            alive, stalled = presence.live_workers(conn, given.store.now(conn))
+        if not alive:
+            checks["workers"] = "none is alive; start one with: netscript worker"
+        elif len(stalled) >= alive:
+            checks["workers"] = "all that are alive make no progress: their ticks do not end"
     if set(checks.values()) == {"ok"}:
-        return Answer({"status": "ready", "checks": checks})
-    return Problem(503, "not-ready", "Not everything is ready.", checks=checks)
+        return Answer({"status": "ready", "checks": checks, "stalled_workers": stalled})
+    detail = "Not everything is ready."
+    return Problem(503, "not-ready", detail, checks=checks, stalled_workers=stalled)
 
 
 @api.get("/jobs", tags=["jobs"])

@@ -51,9 +51,12 @@ class Journal(Protocol):
 class AttemptPort:
     """Serves the context of one attempt. Lives on the worker's loop."""
 
-    def __init__(self, claim: ClaimedExecution, journal: Journal) -> None:
-        """Serve this claim."""
+    def __init__(
+        self, claim: ClaimedExecution, journal: Journal, *, keep_logs: int = logging.INFO
+    ) -> None:
+        """Serve this claim; log lines from this level on are kept with the execution."""
         self._claim = claim
+        self._keep_logs = keep_logs
         self._journal = journal
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -69,7 +72,7 @@ class AttemptPort:
     def log(self) -> logging.Logger:
         """The attempt's logger, made when it is asked for: many handlers have no use for it."""
         if self._log is None:
-            self._log = _JournalLogger(self._claim, self._journal)
+            self._log = _JournalLogger(self._claim, self._journal, self._keep_logs)
         return self._log
 
     @property
@@ -172,20 +175,21 @@ def _returned_type(declared: Callable[..., Any]) -> Any:
 class _JournalLogger(logging.Logger):
     """Logs as the logger of its job does, and keeps the first lines with the execution."""
 
-    def __init__(self, claim: ClaimedExecution, journal: Journal) -> None:
+    def __init__(self, claim: ClaimedExecution, journal: Journal, keep: int) -> None:
         name = f"netscript.jobs.{claim.job_id}"
         shared = logging.getLogger(name)
         self._shown_from = shared.getEffectiveLevel()
-        super().__init__(name, min(self._shown_from, logging.INFO))
+        super().__init__(name, min(self._shown_from, keep))
         self.parent = shared
         self._claim = claim
         self._journal = journal
+        self._keep = keep
         self._left = MAX_LOG_LINES
 
     def handle(self, record: logging.LogRecord) -> None:
         """Keep the line, and show it where the job's logger would."""
         claim = self._claim
-        if self._left > 0 and record.levelno >= logging.INFO:
+        if self._left > 0 and record.levelno >= self._keep:
             self._left -= 1
             line = storable(_format(record), MAX_LOG_CHARS)
             self._journal.save_log(claim, SYSTEM_CLOCK.now(), record.levelname, line)

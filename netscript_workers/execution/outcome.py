@@ -85,6 +85,11 @@ def not_begun(claim: ClaimedExecution) -> Outcome:
     return _outcome(claim, Verdict.RELEASE, reason=Reason.DRAINED)
 
 
+def handed_back(claim: ClaimedExecution) -> Outcome:
+    """Return the end of an attempt that was claimed too early: it is as ready as before."""
+    return _outcome(claim, Verdict.RELEASE)
+
+
 def cancelled(claim: ClaimedExecution) -> Outcome:
     """Return the end of an attempt that somebody wanted to end."""
     return _outcome(claim, Verdict.CANCEL, reason=Reason.CANCELLED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -67,9 +68,25 @@ def cancel_chunk(store: Store, ids: Sequence[str]) -> int:
     return changed
 
 
-def requested(conn: Connection, worker_id: str) -> list[tuple[str, int]]:
-    """Return what a worker is to end: ids, and the token of each one's claim."""
-    return [(str(row.id), row.token) for row in conn.execute(_REQUESTED, {"worker": worker_id})]
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What a worker is to end.
+
+    Attributes:
+        ends: Executions, with the token of each one's claim.
+        leave: Whether it is to leave itself, once it has finished what runs.
+    """
+
+    ends: dict[str, int]
+    leave: bool
+
+
+def orders(conn: Connection, worker_id: str) -> Orders:
+    """Return what a worker is to end."""
+    rows = {str(row.id): row.token for row in conn.execute(_ORDERS, {"worker": worker_id})}
+    leave = worker_id in rows
+    rows.pop(worker_id, None)
+    return Orders(rows, leave)
 
 
 def cancel_given_back(
@@ -112,10 +129,12 @@ _STATUS = text(
     UNION ALL SELECT status FROM netscript_execution_history WHERE id = :id
     """
 )
-_REQUESTED = text(
+_ORDERS = text(
     """
     SELECT id, token FROM netscript_executions
     WHERE cancel_requested AND worker_id = :worker AND status = 'running'
+    UNION ALL
+    SELECT id, NULL FROM netscript_workers WHERE id = :worker AND drain_requested
     """
 )
 

@@ -37,8 +37,8 @@ class TopicRotation:
         """Return the topics that have ready executions, a different one first each time."""
         has_marks = marks.refresh(conn)
         ready = marks.ready_topics(conn, dialect) if has_marks else ready_topics(conn)
-        self.rated = {topic for topic, rated in ready.items() if rated}
         serving = [name for name in ready if name in self._served]
+        self.rated = {name for name in serving if ready[name]}
         if not serving:
             return []
         self._turn += 1
@@ -62,8 +62,8 @@ def claim(
     slots: int,
     now: int,
     marks: Marks,
-    places: Places | None = None,
     rations: Rations | None = None,
+    places: Places | None = None,
 ) -> list[ClaimedExecution]:
     """Claim up to `slots` ready executions for a worker, the most urgent of each topic first.
 
@@ -76,9 +76,9 @@ def claim(
         slots: How many executions the worker can start at once.
         now: The database's present.
         marks: Where in a topic to begin.
+        rations: How much may be taken of topics that have a rate.
         places: How many of each topic it can; by default as many as there are slots. What is
             claimed is taken from them.
-        rations: How much may be taken of topics that have a rate.
     """
     if rations is not None:
         topics = [topic for topic in topics if rations.most(topic, slots) > 0]
@@ -158,6 +158,7 @@ class Probe:
         next_due: When the next scheduled execution is due, in microseconds since the epoch.
         next_look: When the rate of a job lets the next one in.
         cancels: Something that the worker has is to end.
+        drain: Somebody wants the worker to leave.
         clock: The server's clock, if it is not this machine's.
     """
 
@@ -166,6 +167,7 @@ class Probe:
     next_due: int | None
     next_look: int | None = None
     cancels: bool = False
+    drain: bool = False
     clock: int | None = field(default=None, compare=False)
 
 
@@ -183,6 +185,7 @@ def probe(conn: Connection, dialect: Dialect, worker_id: str, marks: Marks | Non
         next_due=row.next_due,
         next_look=row.next_look,
         cancels=bool(row.cancels),
+        drain=bool(row.drain),
         clock=row.clock,
     )
 
@@ -235,6 +238,7 @@ def _probe(dialect: Dialect, ready: str) -> TextClause:
             {_NEXT_LOOK} AS next_look,
             EXISTS (SELECT 1 FROM netscript_executions
                     WHERE cancel_requested AND worker_id = :worker) AS cancels,
+            (SELECT drain_requested FROM netscript_workers WHERE id = :worker) AS drain,
             {dialect.clock} AS clock
         """
     )

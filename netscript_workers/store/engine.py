@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ SQLITE_BUSY_SECONDS = 30.0
 _SQLITE_STATEMENTS = 512
 _SQLITE_WAL_PAGES = 8_000
 _SQLITE_CACHE_KIB = 8_000
+# Connections of a store apart, for each of writing and reading; opened when needed.
+_APART = 3
 # SQLite's own busy handler sleeps for one millisecond and one more, then gives in.
 _TURN_MILLIS = 2
 # What is known of a connection's setting.
@@ -300,6 +303,16 @@ class Store:
                 yield conn
             finally:
                 conn.exec_driver_sql("ROLLBACK")
+
+    def apart(self) -> Store:
+        """Return the same database over connections of its own, with the same clock.
+
+        For threads that must go on however many others wait for the pool.
+        """
+        other = copy(self)
+        other.engine = self._create_engine(_APART)
+        other._reader = self._create_engine(_APART, read_only=True)  # noqa: SLF001 - one of us
+        return other
 
     def dedicated(self, *, autocommit: bool = False) -> Engine:
         """Return an engine of its own, for a thread that must never wait for the pool.

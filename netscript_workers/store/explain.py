@@ -20,6 +20,7 @@ from netscript_workers.ids import is_id
 from netscript_workers.rates import parse_rate
 from netscript_workers.records import Explanation
 from netscript_workers.store.dialects import Dialect
+from netscript_workers.topics import load_served
 
 COUNTED = 1000
 
@@ -44,12 +45,17 @@ class _Place:
 
 @dataclass(frozen=True, slots=True)
 class _Workers:
-    """Workers that live and claim: all, and those that know the job."""
+    """Workers that live and claim: how many there are, know the job, and serve its topic too.
+
+    Of the last: how many slots they have, how many of these are used, and how many are stuck.
+    """
 
     all: int
+    knowing: int
+    serving: int
+    stalled: int
     slots: int
     used: int
-    knowing: int
 
 
 def explain(conn: Connection, dialect: Dialect, execution_id: str, *, now: int) -> Explanation:
@@ -246,18 +252,32 @@ def _nobody(row: Row[Any], workers: _Workers) -> Told | None:
         return "no-worker", "No worker is alive. Start one with: netscript worker", facts
     if not workers.knowing:
         return "no-worker-for-job", f"No live worker knows job {row.job_id}.", facts
+    facts["topic"] = row.topic
+    if not workers.serving:
+        sentence = f"No live worker that knows job {row.job_id} serves topic {row.topic}."
+        return "no-worker-for-topic", sentence, facts
+    if workers.stalled == workers.serving:
+        sentence = "The claim loop of every worker that could run it is stuck."
+        return "workers-stalled", sentence, facts
     return None
 
 
 def _workers(place: _Place, row: Row[Any]) -> _Workers:
     alive = place.conn.execute(_ALIVE, {"now": place.now}).all()
-    knowing = {str(one.id): one.concurrency for one in alive if row.job_id in json.loads(one.jobs)}
+    knowing = [one for one in alive if row.job_id in json.loads(one.jobs)]
+    serving = [one for one in knowing if row.topic in load_served(one.topics)]
     used = 0
-    if knowing:
-        ids = {"ids": json.dumps(sorted(knowing))}
+    if serving:
+        ids = {"ids": json.dumps(sorted(str(one.id) for one in serving))}
         used = int(place.conn.execute(_used(place.dialect), ids).scalar_one())
-    slots = sum(knowing.values())
-    return _Workers(all=len(alive), slots=slots, used=used, knowing=len(knowing))
+    return _Workers(
+        all=len(alive),
+        knowing=len(knowing),
+        serving=len(serving),
+        stalled=sum(one.stalled_at is not None for one in serving),
+        slots=sum(one.concurrency for one in serving),
+        used=used,
+    )
 
 
 def _many(count: int) -> str:
@@ -330,8 +350,8 @@ _GATE = text(
 )
 _ALIVE = text(
     """
-    SELECT id, concurrency, jobs FROM netscript_workers
-    WHERE lease_until > :now AND state = 'running'
+    SELECT id, concurrency, jobs, topics, stalled_at FROM netscript_workers
+    WHERE lease_until > :now AND state = 'running' AND NOT drain_requested
     """
 )
 

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.engine import Store
 from netscript_workers.store.lifelines import Life, look, remove
 from netscript_workers.store.schema import attempts, workers
+from netscript_workers.topics import Served, dump_served
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,7 @@ class WorkerRecord:
         id: New at every start, so that a restarted container is nobody's double.
         jobs: The ids of the jobs it knows.
         lifeline: The file whose lock tells that it lives.
+        served: The topics from which it claims.
     """
 
     id: str
@@ -37,6 +39,7 @@ class WorkerRecord:
     concurrency: int
     jobs: tuple[str, ...]
     lifeline: Path
+    served: Served = field(default_factory=Served)
 
 
 def register(store: Store, worker: WorkerRecord, lease: float) -> None:
@@ -50,6 +53,7 @@ def register(store: Store, worker: WorkerRecord, lease: float) -> None:
             "version": worker.version,
             "concurrency": worker.concurrency,
             "jobs": json.dumps(worker.jobs),
+            "topics": dump_served(worker.served),
             "lifeline": str(worker.lifeline),
             "state": "running",
             "started_at": now,
@@ -59,11 +63,34 @@ def register(store: Store, worker: WorkerRecord, lease: float) -> None:
         store.dialect.insert(conn, workers, [row])
 
 
-def renew(store: Store, conn: Connection, worker_id: str, lease: float) -> bool:
-    """Renew a lease by so many seconds; False if the worker was given up."""
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """A lease that was renewed.
+
+    Attributes:
+        drain_requested: Somebody wants the worker to finish what it runs, and leave.
+    """
+
+    drain_requested: bool
+
+
+def renew(
+    store: Store, conn: Connection, worker_id: str, lease: float, *, stalled: bool = False
+) -> Renewal | None:
+    """Renew a lease by so many seconds; None if the worker was given up.
+
+    Args:
+        store: Where the lease is.
+        conn: What to renew it on.
+        worker_id: Whose.
+        lease: Seconds that it is good for.
+        stalled: Whether the worker makes no progress, although its heart beats.
+    """
     now = store.now(conn)
-    bound = {"id": worker_id, "now": now, "until": now + round(lease * MICROSECONDS)}
-    return conn.execute(_RENEW, bound).rowcount == 1
+    until = now + round(lease * MICROSECONDS)
+    bound = {"id": worker_id, "now": now, "until": until, "stalled": stalled}
+    row = conn.execute(_RENEW, bound).one_or_none()
+    return None if row is None else Renewal(bool(row.drain_requested))
 
 
 def set_state(store: Store, worker_id: str, state: str) -> None:
@@ -191,7 +218,12 @@ def _queue(conn: Connection, dialect: Dialect, rows: Sequence[Row[Any]], now: in
 
 
 _RENEW = text(
-    "UPDATE netscript_workers SET heartbeat_at = :now, lease_until = :until WHERE id = :id"
+    """
+    UPDATE netscript_workers SET heartbeat_at = :now, lease_until = :until,
+        stalled_at = CASE WHEN CAST(:stalled AS boolean)
+                     THEN coalesce(stalled_at, CAST(:now AS bigint)) END
+    WHERE id = :id RETURNING drain_requested
+    """
 )
 _SET_STATE = text("UPDATE netscript_workers SET state = :state WHERE id = :id")
 _DELETE = text("DELETE FROM netscript_workers WHERE id = :id")

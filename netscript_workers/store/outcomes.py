@@ -205,7 +205,8 @@ def _again_row(end: Settled, strict: Mapping[str, bool], now: int) -> dict[str, 
         "id": claim.id,
         "token": claim.token,
         "status": status.value,
-        "run_at": run_at,
+        # One that has not had its turn goes back to where it waited.
+        "run_at": None if outcome.verdict is Verdict.RELEASE else run_at,
         "attempt": claim.attempt + (1 if outcome.verdict is Verdict.RETRY else 0),
         "reason": None if reason is None else reason.value,
         "error": outcome.error,
@@ -258,12 +259,14 @@ def _to_live(dialect: Dialect) -> TextClause:
     return text(
         f"""
         UPDATE netscript_executions
-        SET status = r.status, run_at = r.run_at, attempt = r.attempt,
+        SET status = r.status, run_at = coalesce(r.run_at, netscript_executions.run_at),
+            attempt = r.attempt,
             reason = CASE WHEN r.wants_job
                      THEN {waits_for("netscript_executions.job_id")} ELSE r.reason END,
             error = r.error, holds_key = r.holds_key, holds_job = r.holds_job,
             wants_job = r.wants_job, worker_id = NULL,
-            sort_at = r.run_at - priority * CAST(:step AS bigint)
+            sort_at = CASE WHEN r.run_at IS NULL THEN netscript_executions.sort_at
+                      ELSE r.run_at - priority * CAST(:step AS bigint) END
         FROM {source}
         WHERE {dialect.is_held("netscript_executions")}
           AND NOT netscript_executions.cancel_requested

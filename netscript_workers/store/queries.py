@@ -164,11 +164,6 @@ def get_records(
     return {str(row.id): _record(row, now) for row in rows}
 
 
-def live_workers(conn: Connection, now: int) -> int:
-    """Return how many workers hold a valid lease."""
-    return int(conn.execute(_WORKERS, {"now": now}).scalar_one())
-
-
 def _find(conn: Connection, execution_id: str) -> Row[Any]:
     row = conn.execute(_ONE, {"id": execution_id}).one_or_none() if is_id(execution_id) else None
     if row is None:
@@ -299,4 +294,3 @@ _LOGS = text(
     "SELECT at, level, message, attempt FROM netscript_execution_logs "
     "WHERE execution_id = :id ORDER BY id"
 )
-_WORKERS = text("SELECT count(*) FROM netscript_workers WHERE lease_until > :now")

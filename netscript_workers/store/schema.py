@@ -263,6 +263,8 @@ workers = Table(
     Column("drain_requested", Boolean, nullable=False, server_default=false()),
     # Since when its claim loop makes no progress, although its heart beats.
     Column("stalled_at", Micros),
+    # Which it serves; NULL for all.
+    Column("topics", Text),
 )
 
 topics = Table(

@@ -35,7 +35,7 @@ from netscript_workers.store.idempotency import DEFAULT_WINDOW
 from netscript_workers.store.marks import Marks
 from netscript_workers.store.outbox import Submission
 from netscript_workers.store.outcomes import Settled
-from netscript_workers.store.rations import Rations, ration
+from netscript_workers.store.rations import ration
 from netscript_workers.store.steps import FinishedStep, LogLine, Progress
 from netscript_workers.topics import Places, Served
 
@@ -92,9 +92,9 @@ class Done:
         full: Every slot was filled, so there may be more.
         others: Something became ready that this worker may have no slot for.
         more: There are notes left to look at.
+        rationed: A topic's rate may have kept ready executions from being claimed.
         passed_over: There was something ready that could have been started, and nothing was
             claimed.
-        rationed: A topic's rate may have kept ready executions from being claimed.
     """
 
     claimed: list[ClaimedExecution] = field(default_factory=list[ClaimedExecution])
@@ -105,8 +105,8 @@ class Done:
     full: bool = False
     others: bool = False
     more: bool = False
-    passed_over: bool = False
     rationed: bool = False
+    passed_over: bool = False
 
 
 class Ticker:
@@ -284,13 +284,12 @@ class Ticker:
         if fresh or not self._topics or clock - self._topics_read > _TOPICS_SECONDS:
             self._topics = self._rotation.next_order(conn, self._store.dialect, self.marks)
             self._topics_read = clock
-        # Those that the lanes below share; a tick that is rolled back leaves the work's as it was.
-        places = Places(work.slots) if work.places is None else work.places.copy()
         # Not the tick's beginning: what was enqueued since then can't have started before.
         now = self._store.now(conn)
-        rations: Rations | None = None
-        if self._rotation.rated:
-            rations = ration(conn, self._store.dialect, self._rotation.rated, now)
+        # What the lanes share. A tick that is rolled back leaves the work's own as they were.
+        places = Places(work.slots) if work.places is None else work.places.copy()
+        rated = {topic for topic in self._rotation.rated if places.of(topic) > 0}
+        rations = ration(conn, self._store.dialect, rated, now) if rated else None
         for jobs, slots in work.lanes or ((self._jobs, work.slots),):
             claimed = claims.claim(
                 conn,
@@ -301,14 +300,14 @@ class Ticker:
                 slots=min(slots, work.slots - len(done.claimed)),
                 now=now,
                 marks=self.marks,
-                places=places,
                 rations=rations,
+                places=places,
             )
             done.claimed += claimed
             if rations is not None:
                 rations.spend(conn, self._store.dialect, claimed)
+        self._next_ration = None if rations is None else rations.next_at()
         if rations is not None:
-            self._next_ration = rations.next_at()
             done.rationed = self._next_ration is not None
             if rations.missed:  # perhaps it has no rate any more
                 self._topics_read = float("-inf")

@@ -75,6 +75,8 @@ def _check_row(row: Row[Any], terms: Terms, report: Report, now: int) -> None:
         report.add("status-impossible", row.id, f"it is live and {row.status!r}")
     elif (row.status in _WAITING or row.parked) and not row.reason:
         report.add("reason-missing", row.id, f"it is {row.status}, and nothing says why")
+    if row.cancel_requested and row.status != "running":
+        report.add("cancel-forgotten", row.id, f"it is {row.status}, and somebody has cancelled it")
     if row.attempt > row.max_attempts:
         report.add("attempts-exceeded", row.id, f"attempt {row.attempt} of {row.max_attempts}")
 
@@ -157,8 +159,8 @@ def _check_due(conn: Connection, terms: Terms, report: Report, now: int) -> None
 _EXECUTIONS = text(
     """
     SELECT id, job_id, topic, status, reason, attempt, max_attempts, token, worker_id,
-        concurrency_key, holds_key, wants_job, parked, idempotency_key, created_at, run_at,
-        started_at
+        concurrency_key, holds_key, wants_job, parked, cancel_requested, idempotency_key,
+        created_at, run_at, started_at
     FROM netscript_executions WHERE id > :after ORDER BY id LIMIT :limit
     """
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from netscript_workers.store.engine import Store
-from tests.kit import rows
+from tests.kit import new, put, rows
 from tests.support import ROOT, clean_environment, eventually, free_port
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -92,6 +92,45 @@ until curl -sf http://127.0.0.1:{port}/health/ready > ready.json; do sleep 0.2; 
     sql = "SELECT status FROM netscript_execution_history"
     eventually(lambda: rows(store, sql) == [("completed",), ("completed",)])
     store.dispose()
+
+
+def test_the_embedded_worker_shown_runs_jobs(project: Path, sqlite_url: str) -> None:
+    store = Store(sqlite_url)
+    put(store, new("process-payment", '{"order_id": "o-1", "amount_cents": 5}', topic="payments"))
+    shown = (
+        BLOCKS["run", "embedded"]
+        + """
+import asyncio
+from sqlalchemy import create_engine, text
+
+async def main():
+    import os
+    engine = create_engine(os.environ["NETSCRIPT_DATABASE_URL"])
+    async with lifespan(app):
+        for _ in range(600):
+            with engine.connect() as conn:
+                if conn.execute(text("SELECT count(*) FROM netscript_execution_history")).scalar():
+                    return
+            await asyncio.sleep(0.05)
+
+asyncio.run(main())
+"""
+    )
+    run(project, sys.executable, "-c", shown, NETSCRIPT_DATABASE_URL=sqlite_url)
+    sql = "SELECT job_id, status FROM netscript_execution_history"
+    assert rows(store, sql) == [("process-payment", "completed")]
+    assert rows(store, "SELECT id FROM netscript_workers") == []
+    store.dispose()
+
+
+def test_the_shutdown_shown_stops_in_order(project: Path) -> None:
+    code = BLOCKS["run", "shutdown"] + "\nimport asyncio\nasyncio.run(main())\n"
+    told = run(project, sys.executable, "-c", code)
+    assert told.splitlines() == [
+        "no more requests",
+        "no more queries",
+        "stopped: server, database",
+    ]
 
 
 def test_every_link_leads_somewhere() -> None:

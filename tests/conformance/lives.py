@@ -29,7 +29,7 @@ from netscript_workers.domain import (
 )
 from netscript_workers.errors import ExecutionNotFoundError, StateError
 from netscript_workers.ids import new_id
-from netscript_workers.store import definitions, leases, retries, suspects, topics
+from netscript_workers.store import cancelling, definitions, leases, retries, suspects, topics
 from netscript_workers.store.engine import Store
 from netscript_workers.store.idempotency import DEFAULT_WINDOW
 from netscript_workers.store.outcomes import Settled
@@ -226,8 +226,7 @@ class Lives(RuleBasedStateMachine):
         lost, known = mine[::2], mine[1::2]
         found = leases.give_back_unknown(self.store, hand.id, {claim.id for claim in known})
         assert found == sorted(claim.id for claim in lost)
-        for claim in lost:
-            self.model.forget(claim.id)
+        self.model.forget([claim.id for claim in lost], self.now)
         self._lose(hand, lost, known)
 
     def _lose(
@@ -240,7 +239,7 @@ class Lives(RuleBasedStateMachine):
     def a_worker_leaves(self, pick: int) -> None:
         hand = self.hands.pop(pick % len(self.hands))
         leases.deregister(self.store, hand.id)
-        self.model.give_back(hand.id, lost=False)
+        self.model.give_back(hand.id, self.now, lost=False)
         self._lose(hand, self.held[hand.id], [])
         self.hire()
 
@@ -262,7 +261,8 @@ class Lives(RuleBasedStateMachine):
 
     def _rescue(self, gone: list[Hand]) -> None:
         rescued = leases.rescue(self.store, new_id(), no_folder())
-        expected = [id_ for hand in gone for id_ in self.model.give_back(hand.id, lost=True)]
+        given = [self.model.give_back(hand.id, self.now, lost=True) for hand in gone]
+        expected = [id_ for ids in given for id_ in ids]
         assert sorted(rescued) == sorted(expected)
         for hand in gone:
             self._lose(hand, self.held[hand.id], [])
@@ -279,6 +279,17 @@ class Lives(RuleBasedStateMachine):
         else:
             with pytest.raises(StateError):
                 retries.retry(self.store, life.id)
+
+    @precondition(lambda self: self.model.lives)
+    @rule(pick=picks)
+    def cancel(self, pick: int) -> None:
+        life = list(self.model.lives.values())[pick % len(self.model.lives)]
+        if life in self.model.live():
+            cancelling.cancel(self.store, life.id)
+            self.model.cancel(life.id, self.now)
+        else:
+            with pytest.raises(StateError):
+                cancelling.cancel(self.store, life.id)
 
     @rule()
     def retry_what_is_not_there(self) -> None:
@@ -431,12 +442,13 @@ def _as_live(life: Life) -> tuple[Any, ...]:
         life.attempt,
         life.max_attempts,
         life.losses,
+        life.unwanted,
     )
 
 
 _LIVE = (
     "SELECT id, status, reason, concurrency_key, holds_key, CAST(worker_id AS text) AS worker_id, "
-    "run_at, sort_at, attempt, max_attempts, losses FROM netscript_executions"
+    "run_at, sort_at, attempt, max_attempts, losses, cancel_requested FROM netscript_executions"
 )
 _FINISHED = "SELECT id, status, reason, attempt, finished_at FROM netscript_execution_history"
 _SLOTS = "SELECT key, used, holder FROM netscript_concurrency_slots"

@@ -44,6 +44,7 @@ class Life:
     worker: str | None = None
     finished_at: int | None = None
     records: int = 0
+    unwanted: bool = False
 
     @property
     def sort_at(self) -> int:
@@ -161,6 +162,8 @@ class Model:
         if end.verdict in FINAL:
             life.status, life.reason, life.finished_at = FINAL[end.verdict], end.reason, now
             return self._free(life)
+        if life.unwanted:
+            return self._cancelled(life, now)
         life.attempt += end.verdict is Verdict.RETRY
         life.run_at = now + end.delay
         keeps = life.key is not None and (end.verdict is Verdict.RELEASE or life.strict)
@@ -173,6 +176,10 @@ class Model:
         else:
             life.status, life.reason = "queued", end.reason
         return set() if keeps else self._free(life)
+
+    def _cancelled(self, life: Life, now: int) -> set[str]:
+        life.status, life.reason, life.finished_at = "cancelled", "cancelled", now
+        return self._free(life)
 
     def _free(self, life: Life) -> set[str]:
         life.holds = False
@@ -255,7 +262,9 @@ class Model:
         life.crashes += 1
         life.records += 1
         life.worker = None
-        if life.crashes < CRASH_BUDGET:
+        if life.crashes < CRASH_BUDGET and life.unwanted:
+            self._admit(self._cancelled(life, now))
+        elif life.crashes < CRASH_BUDGET:
             life.status, life.reason = "queued", "runs alone"
         else:
             life.status, life.reason, life.finished_at = "failed", "crashed", now
@@ -265,25 +274,44 @@ class Model:
         life = self.lives[id_]
         life.status, life.reason, life.worker, life.begun = "running", None, worker, True
 
-    def give_back(self, worker: str, *, lost: bool) -> list[str]:
+    def give_back(self, worker: str, now: int, *, lost: bool) -> list[str]:
         back = [life for life in self.live("running") if life.worker == worker]
         for life in back:
             life.status, life.worker = "queued", None
             life.losses += lost
             life.records += lost
             life.reason = "runs alone" if life.is_suspect else "rescued" if lost else "drained"
+        self._cancel_unwanted(back, now)
         return sorted(life.id for life in back)
 
-    def forget(self, id_: str) -> None:
+    def forget(self, ids: Iterable[str], now: int) -> None:
         """Give back what a worker holds without knowing it."""
+        back = [self.lives[id_] for id_ in ids]
+        for life in back:
+            life.status, life.worker, life.reason = "queued", None, None
+        self._cancel_unwanted(back, now)
+
+    def _cancel_unwanted(self, back: Iterable[Life], now: int) -> None:
+        freed = [self._cancelled(life, now) for life in back if life.unwanted]
+        self._admit({key for keys in freed for key in keys})
+
+    def cancel(self, id_: str, now: int) -> None:
         life = self.lives[id_]
-        life.status, life.worker, life.reason = "queued", None, None
+        if life.status == "running":
+            life.unwanted = True
+            return
+        life.status, life.reason, life.finished_at = "cancelled", "cancelled", now
+        if life.holds:
+            self._admit(self._free(life))
+        elif life.key is not None:
+            self.notes.add(life.key)
 
     def retry(self, id_: str, policy: int, now: int) -> None:
         life = self.lives[id_]
         failures = life.attempt if life.status == "failed" else life.attempt - 1
         life.attempt, life.max_attempts = failures + 1, failures + policy
         life.run_at, life.finished_at, life.crashes, life.worker = now, None, 0, None
+        life.unwanted = False
         life.losses = life.losses if life.reason == "crashed" else 0
         life.status, life.reason = "queued", None
         if life.key is not None:

@@ -196,7 +196,7 @@ class RunnerSuite:
         async with working_on(store, runtime, kill_grace=30.0) as at:
             given = at.enqueue_by_name(name)
             await at.shows_progress(given, PATIENCE)
-            at.worker.cancel(given)
+            at.cancel(given)
             told = await at.ended(given, seconds=PATIENCE)
         assert (told.execution.status, told.execution.reason) == ("cancelled", "cancelled")
         assert [line.message for line in told.logs] == ["told to end: True"]

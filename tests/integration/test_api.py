@@ -443,3 +443,64 @@ async def test_the_openapi_document_names_every_route_and_option(api: httpx.Asyn
     options = told["paths"][f"{BASE}/jobs/{{job_id}}/trigger"]["post"]["parameters"]
     assert {"priority", "delay", "run_at", "Idempotency-Key"} <= {one["name"] for one in options}
     assert "/api/v1/events/{event_id}" in told["paths"]
+
+
+async def test_topics_are_listed_paused_and_resumed(store: Store, api: httpx.AsyncClient) -> None:
+    put(store, new(topic="payments"), new(topic="a/b"))
+    told = (await api.get(f"{BASE}/topics")).json()
+    by_name = {one["name"]: one for one in told["topics"]}
+    assert set(by_name) == {"payments", "a/b", "default"}
+    shown = by_name["payments"]
+    assert (shown["depth"], shown["running"], shown["paused"]) == (1, 0, False)
+    assert (shown["rate"], told["more"]) == (None, False)
+    assert 0 <= shown["oldest_wait"] < 60
+    for topic in ("payments", "a%2Fb"):
+        paused = await api.post(f"{BASE}/topics/{topic}/pause")
+        assert paused.status_code == 200
+        assert paused.json()["paused"] is True
+    assert Hand(store).claim() == []
+    resumed = (await api.post(f"{BASE}/topics/payments/resume")).json()
+    assert (resumed["name"], resumed["paused"]) == ("payments", False)
+    assert [claim.topic for claim in Hand(store).claim()] == ["payments"]
+    shown = {one["name"]: one for one in (await api.get(f"{BASE}/topics")).json()["topics"]}
+    assert (shown["payments"]["running"], shown["a/b"]["paused"]) == (1, True)
+    problem(await api.post(f"{BASE}/topics/x%00y/pause"), 422, "payload-invalid")
+    limited = await api.post(f"{BASE}/topics/payments/limit", json={"rate": "10/s"})
+    assert (limited.status_code, limited.json()["rate"]) == (200, "10/s")
+    refused = await api.post(f"{BASE}/topics/payments/limit", json={"rate": "often"})
+    problem(refused, 422, "configuration")
+    freed = await api.post(f"{BASE}/topics/payments/limit", json={"rate": None})
+    assert freed.json()["rate"] is None
+
+
+async def test_workers_are_listed_and_told_to_leave(store: Store, api: httpx.AsyncClient) -> None:
+    assert (await api.get(f"{BASE}/workers")).json() == {"workers": [], "total": 0}
+    hand = Hand(store)
+    hand.register()
+    put(store, new())
+    claim = hand.claim_one()
+    (shown,) = (await api.get(f"{BASE}/workers")).json()["workers"]
+    assert (shown["id"], shown["running"], shown["executions"]) == (hand.id, 1, [claim.id])
+    assert (shown["fresh"], shown["stalled"], shown["state"]) == (True, False, "running")
+    told = await api.post(f"{BASE}/workers/{hand.id}/drain")
+    assert (told.status_code, told.json()["state"]) == (200, "draining")
+    assert (await api.get(f"{BASE}/workers/{hand.id}")).json()["drain_requested"] is True
+    problem(await api.post(f"{BASE}/workers/nobody/drain"), 404, "worker-not-found")
+    run(store, "UPDATE netscript_workers SET lease_until = 0")
+    problem(await api.post(f"{BASE}/workers/{hand.id}/drain"), 409, "state")
+
+
+async def test_readiness_is_red_when_every_worker_is_stuck_and_says_which(
+    store: Store, api: httpx.AsyncClient
+) -> None:
+    stuck, free = Hand(store), Hand(store)
+    stuck.register()
+    free.register()
+    run(store, "UPDATE netscript_workers SET stalled_at = 1 WHERE id = :id", id=stuck.id)
+    told = await api.get("/health/ready")
+    assert told.status_code == 200
+    assert [stuck.id in name for name in told.json()["stalled_workers"]] == [True]
+    run(store, "UPDATE netscript_workers SET stalled_at = 1")
+    red = problem(await api.get("/health/ready"), 503, "not-ready")
+    assert "make no progress" in red["checks"]["workers"]
+    assert len(red["stalled_workers"]) == 2

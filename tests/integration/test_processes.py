@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from netscript_workers import JobContext, define_job_handler
+from netscript_workers.assignment import WorkerOptions
 from netscript_workers.domain import ClaimedExecution, RuntimeName
 from netscript_workers.errors import ConfigurationError
 from netscript_workers.execution.runners.pool import Recycling
 from netscript_workers.jobs import JobDefinition
-from netscript_workers.pump import Pump, WorkerOptions
+from netscript_workers.pump import Pump
 from netscript_workers.registry import discover_jobs
 from netscript_workers.store.engine import Store
 from netscript_workers.worker import Worker

@@ -43,7 +43,10 @@ class Celery(kit.Contestant):
             return conn.llen("celery")
 
     def work(self) -> None:
-        line = ["worker", "--pool", "threads", "--concurrency", THREADS]
+        self._start("threads", THREADS)
+
+    def _start(self, pool: str, slots: str) -> None:
+        line = ["worker", "--pool", pool, "--concurrency", slots]
         line += [
             "--without-gossip",
             "--without-mingle",
@@ -52,6 +55,13 @@ class Celery(kit.Contestant):
             "error",
         ]
         app.worker_main(line)
+
+    def pool(self, count: int) -> None:
+        self._start("prefork", str(kit.SLOTS))
+
+    def has_settled(self, count: int) -> bool:
+        with redis.Redis.from_url(kit.URL) as conn:
+            return conn.llen("celery") + conn.hlen("unacked") == 0
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import signal
 
 import dramatiq as package
 import redis
+from dramatiq import cli
 from dramatiq.brokers.redis import RedisBroker
 
 from benchmarks.contestants import kit
@@ -40,6 +41,11 @@ class Dramatiq(kit.Contestant):
     def work(self) -> None:
         package.Worker(broker, worker_threads=THREADS).start()
         signal.pause()
+
+    def pool(self, count: int) -> None:
+        processes = ["--processes", str(kit.SLOTS), "--threads", "1"]
+        line = [*processes, "--skip-logging", "benchmarks.contestants.peers.dramatiq"]
+        cli.main(cli.make_argument_parser().parse_args(line))
 
 
 if __name__ == "__main__":

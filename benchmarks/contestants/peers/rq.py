@@ -6,6 +6,7 @@ import logging
 
 from redis import Redis
 from rq import Queue, SimpleWorker
+from rq.worker_pool import WorkerPool
 
 from benchmarks.contestants import kit
 
@@ -36,6 +37,15 @@ class Rq(kit.Contestant):
 
     def work(self) -> None:
         SimpleWorker(["default"], connection=connection).work(logging_level=logging.ERROR)
+
+    def pool(self, count: int) -> None:
+        # Its own worker, which forks for each job.
+        pool = WorkerPool(["default"], connection=connection, num_workers=kit.SLOTS)
+        pool.start(logging_level="ERROR")
+
+    def has_settled(self, count: int) -> bool:
+        queue = Queue(connection=connection)
+        return len(queue) + len(queue.started_job_registry) == 0
 
 
 if __name__ == "__main__":

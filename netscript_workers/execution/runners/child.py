@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
 from itertools import count
@@ -47,11 +48,11 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def main(parent: int, descriptor: int, lifeline: int) -> NoReturn:
+def main(parent: int, descriptor: int, lifeline: int, permits: int) -> NoReturn:
     """Run what the parent orders on this socket, one execution at a time, until it ends."""
     _end_with(parent)
     # A daemon that a handler starts would hold the line for ever, or the worker's life.
-    for ours in (descriptor, lifeline):
+    for ours in (descriptor, lifeline, permits):
         os.set_inheritable(ours, False)  # noqa: FBT003 - it takes no names
     line = Line(socket.socket(fileno=descriptor))
     # A group's SIGTERM is for what handlers have started; for us the worker has its own words.
@@ -69,7 +70,7 @@ def main(parent: int, descriptor: int, lifeline: int) -> NoReturn:
         logging.getLogger(__name__).error("no job can run here: %s", error)  # noqa: TRY400 - the sentence says it
         leave(1)
     spare_what_stays()
-    Desk(jobs, line).serve()
+    Desk(jobs, line, permits, keep_logs=setup["keep_logs"]).serve()
 
 
 class Line:
@@ -90,19 +91,22 @@ class Line:
         Raises:
             FrameTooLongError: It is too long.
         """
-        frame = wire.encode(message)
+        self.send(wire.encode(message))
+
+    def send(self, frames: bytes) -> None:
+        """Send frames; may be called from any thread."""
         with self._lock:
             try:
-                self._socket.sendall(frame)
+                self._socket.sendall(frames)
             except OSError:
                 end_group()
 
-    def ask(self, token: int, what: str, **facts: Any) -> Future[Message]:
-        """Ask the worker something for the attempt with this token."""
+    def ask(self, key: str, what: str, **facts: Any) -> Future[Message]:
+        """Ask the worker something for the attempt with this key."""
         number = next(self._numbers)
         answer: Future[Message] = Future()
         self._asked[number] = answer
-        self.tell({"t": "ask", "k": token, "n": number, "what": what, **facts})
+        self.tell({"t": "ask", "k": key, "n": number, "what": what, **facts})
         return answer
 
     def first(self) -> Message:
@@ -146,14 +150,28 @@ class Line:
 class Desk:
     """Takes orders one after the other and has them run."""
 
-    def __init__(self, jobs: Jobs, line: Line) -> None:
-        """Run these jobs for whoever is on the line."""
+    def __init__(
+        self, jobs: Jobs, line: Line, permits: int, *, keep_logs: int = logging.INFO
+    ) -> None:
+        """Prepare.
+
+        Args:
+            jobs: To be run.
+            line: For whom.
+            permits: The end of a pipe that holds a byte for each order.
+            keep_logs: Log lines from this level on are sent.
+        """
+        self._keep_logs = keep_logs
         self._jobs = jobs
         self._line = line
+        self._permits = permits
         self._work: _Work = SimpleQueue()
+        self._orders: deque[ClaimedExecution] = deque()
+        self._taking = threading.Lock()  # an order and its permit, or all that are left
+        self._said = b""  # the last end, until it is known what comes next
         self._current: ClaimedExecution | None = None
         self._open: ClaimedExecution | None = None  # under way, so that it can be told to end
-        self._words: dict[tuple[str, int], str] = {}  # by id and token: how it is to end
+        self._words: dict[str, str] = {}  # by the attempt's key: how it is to end
         self._over = asyncio.Event()
         self._own = asyncio.Runner()
         self._own_loop = self._own.get_loop()
@@ -172,11 +190,18 @@ class Desk:
 
     def _make_runner(self, threads: Executor) -> InProcessRunner:
         journal = _Journal(self._line)
-        catalog = _Catalog(self._jobs, self._line, self._token)
-        return InProcessRunner(self._jobs, journal, self._end, threads=threads, catalog=catalog)
+        catalog = _Catalog(self._jobs, self._line, self._key)
+        return InProcessRunner(
+            self._jobs,
+            journal,
+            self._end,
+            threads=threads,
+            catalog=catalog,
+            keep_logs=self._keep_logs,
+        )
 
-    def _token(self) -> int:
-        return 0 if self._current is None else self._current.token
+    def _key(self) -> str:
+        return "" if self._current is None else wire.key_of(self._current)
 
     def _listen(self) -> NoReturn:
         try:
@@ -187,14 +212,18 @@ class Desk:
     def _hear(self, message: Message) -> None:
         match message["t"]:
             case "run":
-                claim = wire.load_claim(message["claim"])
-                self._work.put(lambda: self._run(claim))
+                self._orders.append(wire.load_claim(message["claim"]))
+                self._work.put(self._next)
+            case "recall":  # their permits are gone already
+                with self._taking:
+                    self._orders.clear()
+                    self._line.tell({"t": "recalled"})
             case "cancel" | "drain" as word:
-                # Kept first, for its order may still wait. Those of one claim may share the token.
-                wanted = (message["id"], message["k"])
+                # Kept first, for its order may still wait.
+                wanted = message["k"]
                 self._words[wanted] = word
                 current = self._current
-                if current is not None and (current.id, current.token) == wanted:
+                if current is not None and wire.key_of(current) == wanted:
                     self._loop_of(current).call_soon_threadsafe(self._heed, current)
             case "leave":
                 self._work.put(lambda: leave(0))
@@ -205,7 +234,7 @@ class Desk:
         """End it as was wanted, if it is under way."""
         if self._open is not claim:
             return
-        match self._words.pop((claim.id, claim.token), None):
+        match self._words.pop(wire.key_of(claim), None):
             case "cancel":
                 self._here.cancel(claim.id)
             case "drain":
@@ -216,13 +245,35 @@ class Desk:
     def _loop_of(self, claim: ClaimedExecution) -> asyncio.AbstractEventLoop:
         return self._own_loop if self._jobs[claim.job_id].is_async else self._beside
 
-    def _run(self, claim: ClaimedExecution) -> None:
+    def _next(self) -> None:
+        """Begin the next execution, unless one is under way."""
+        if self._current is not None:
+            return
+        said, self._said = self._said, b""
+        claim = self._take()
+        if claim is None:
+            if said:
+                self._line.send(said)
+            return
         self._current = claim
-        self._line.tell({"t": "begun", "k": claim.token})  # from here on its death is its doing
+        # From here on its death is its doing.
+        self._line.send(said + wire.encode({"t": "begun", "k": wire.key_of(claim)}))
         if self._jobs[claim.job_id].is_async:
-            self._own.run(self._attempt(claim))
+            self._own_loop.run_until_complete(self._attempt(claim))
         else:  # its handler comes back to this thread through the queue
             asyncio.run_coroutine_threadsafe(self._attempt(claim), self._beside)
+
+    def _take(self) -> ClaimedExecution | None:
+        """Take the next order, if its permit was not taken back."""
+        with self._taking:
+            if not self._orders:
+                return None
+            claim = self._orders.popleft()
+            try:
+                return claim if os.read(self._permits, 1) else None
+            except BlockingIOError:  # and so were those of all that are left
+                self._orders.clear()
+                return None
 
     async def _attempt(self, claim: ClaimedExecution) -> None:
         over = self._over = asyncio.Event()
@@ -232,15 +283,18 @@ class Desk:
         await over.wait()
 
     def _end(self, claim: ClaimedExecution, outcome: Outcome | None) -> None:
-        over = self._over  # the next order may come in as soon as the end is told
-        self._current = self._open = None
-        self._words.pop((claim.id, claim.token), None)
+        key = wire.key_of(claim)
+        self._open = None
+        self._words.pop(key, None)
         told = None if outcome is None else wire.dump_outcome(outcome)
         try:
-            self._line.tell({"t": "end", "k": claim.token, "outcome": told})
+            self._said = wire.encode({"t": "end", "k": key, "outcome": told})
         except wire.FrameTooLongError as error:
             refused = wire.dump_outcome(too_long(claim, str(error)))
-            self._line.tell({"t": "end", "k": claim.token, "outcome": refused})
+            self._said = wire.encode({"t": "end", "k": key, "outcome": refused})
+        over = self._over  # the next order may be begun as soon as there is no current one
+        self._current = None
+        self._work.put(self._next)
         over.set()
 
 
@@ -270,28 +324,28 @@ class _Journal:
         self._line = line
 
     async def load_steps(self, claim: ClaimedExecution) -> Mapping[str, str]:
-        told = await asyncio.wrap_future(self._line.ask(claim.token, "steps"))
+        told = await asyncio.wrap_future(self._line.ask(wire.key_of(claim), "steps"))
         steps: dict[str, str] = told["parts"]
         return steps
 
     async def save_step(self, claim: ClaimedExecution, name: str, value: str) -> bool:
-        asked = self._line.ask(claim.token, "save", name=name, value=value)
+        asked = self._line.ask(wire.key_of(claim), "save", name=name, value=value)
         return bool((await asyncio.wrap_future(asked))["value"])
 
     def save_progress(self, claim: ClaimedExecution, percent: float, message: str | None) -> None:
-        note = {"t": "progress", "k": claim.token, "percent": percent, "message": message}
+        note = {"t": "progress", "k": wire.key_of(claim), "percent": percent, "message": message}
         self._line.tell(note)
 
     def save_log(self, claim: ClaimedExecution, at: int, level: str, message: str) -> None:
-        line = {"t": "log", "k": claim.token, "at": at, "level": level, "message": message}
+        line = {"t": "log", "k": wire.key_of(claim), "at": at, "level": level, "message": message}
         self._line.tell(line)
 
 
 class _Catalog:
     """The jobs that are here; the worker knows of others."""
 
-    def __init__(self, jobs: Jobs, line: Line, token: Callable[[], int]) -> None:
-        self._jobs, self._line, self._token = jobs, line, token
+    def __init__(self, jobs: Jobs, line: Line, key: Callable[[], str]) -> None:
+        self._jobs, self._line, self._key = jobs, line, key
 
     def prepare(self, job_id: str, payload: Any) -> PreparedJob:
         if job_id in self._jobs:
@@ -300,7 +354,7 @@ class _Catalog:
             text = to_stored_json({} if payload is None else payload)
         except ValueError as error:
             raise PayloadInvalidError(f'The payload of job "{job_id}": {error}') from error
-        asked = self._line.ask(self._token(), "prepare", job=job_id, payload=text)
+        asked = self._line.ask(self._key(), "prepare", job=job_id, payload=text)
         return wire.load_prepared(asked.result()["value"])
 
 

@@ -1,4 +1,9 @@
-"""A worker's children: starting them, speaking with them, ending them, seeing how they die."""
+"""A worker's children: starting them, speaking with them, ending them, seeing how they die.
+
+A child is given executions before it has ended the last one. It takes a permit for each, a byte in
+a pipe whose other end its worker holds as well: so what it has not begun can be taken back at any
+time, even from one that hears nothing.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +28,7 @@ from netscript_workers.execution.runners.wire import Message
 
 _MODULE = "netscript_workers.execution.runners.child"
 _READ_BYTES = 262_144
+_MOST_PERMITS = 65_536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,12 +40,14 @@ class Nursery:
         jobs_dir: Where its jobs are.
         lifeline: The descriptor of the worker's lifeline, which it inherits.
         guard: Ends what it has started, should the worker die first.
+        keep_logs: The lowest level of log lines that are kept with executions.
     """
 
     project: Path
     jobs_dir: str
     lifeline: int
     guard: Guard
+    keep_logs: int = logging.INFO
 
 
 class Child:
@@ -72,22 +80,25 @@ class Child:
         self._socket.settimeout(0)
         self._decoder = wire.Decoder()
         self._unsent = bytearray()
+        self._permits, self._permit = os.pipe()
+        os.set_blocking(self._permits, False)
+        os.set_blocking(self._permit, False)
         self._lock = threading.Lock()
         self._is_gone = False  # under the lock: reaped, so that its number may be another's
         self.is_dead = False  # on the loop: these are its last words, nothing more is for it
         fd = theirs.fileno()
         # -P: what lies in the current folder is not taken for a module of somebody else's.
-        facts = [os.getpid(), fd, nursery.lifeline]
+        facts = [os.getpid(), fd, nursery.lifeline, self._permits]
         command = [sys.executable, "-P", "-m", _MODULE, *map(str, facts)]
         try:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                pass_fds=(fd, nursery.lifeline),
+                pass_fds=(fd, nursery.lifeline, self._permits),
                 start_new_session=True,
             )
         except BaseException:
-            self._socket.close()
+            self._close()
             raise
         finally:
             theirs.close()
@@ -96,7 +107,7 @@ class Child:
             name = f"netscript-child-{self.pid}"
             threading.Thread(target=self._wait, name=name, daemon=True).start()
         except RuntimeError as error:  # nobody would see it die
-            self._socket.close()
+            self._close()
             kill_tree(self.pid)
             self._process.wait()
             raise OSError("no thread is to be had") from error
@@ -105,6 +116,8 @@ class Child:
         self.meant_for = ""
         self.runs = 0
         self.is_worn = False
+        self.is_deaf = False
+        self.weighed_at = float("-inf")
         self._loop.add_reader(self._socket, self._read)
         try:
             self._guard.watch(self.pid)
@@ -113,7 +126,7 @@ class Child:
             return
         level = logging.getLogger().getEffectiveLevel()
         setup = {"project": str(nursery.project), "jobs_dir": nursery.jobs_dir}
-        self.tell({"t": "setup", **setup, "log_level": level})
+        self.tell({"t": "setup", **setup, "log_level": level, "keep_logs": nursery.keep_logs})
 
     def tell(self, message: Message) -> None:
         """Say something; what it can't take yet waits here. To the dead nothing is said.
@@ -125,8 +138,22 @@ class Child:
             return
         was_idle = not self._unsent
         self._unsent += wire.encode(message)
-        if was_idle:
-            self._write()
+        if was_idle:  # what is said at once goes at once
+            self._loop.call_soon(self._write)
+
+    def permit(self) -> None:
+        """Let it begin one more of the executions that it is given; say so before giving it."""
+        os.write(self._permit, b".")
+
+    def take_back(self) -> int:
+        """Take back every permit that it has not used; return how many of the last given these are.
+
+        It will begin none of them. Until it has heard of it, it is to be given no others.
+        """
+        try:
+            return len(os.read(self._permits, _MOST_PERMITS))
+        except BlockingIOError:
+            return 0
 
     def terminate(self) -> None:
         """Send SIGTERM to what it has started; itself it heeds words only."""
@@ -142,7 +169,14 @@ class Child:
 
     # On the loop.
 
+    def _close(self) -> None:
+        self._socket.close()
+        os.close(self._permits)
+        os.close(self._permit)
+
     def _write(self) -> None:
+        if self.is_dead:
+            return
         try:
             sent = self._socket.send(self._unsent) if self._unsent else 0
         except BlockingIOError:
@@ -184,9 +218,9 @@ class Child:
         self._unsent.clear()
         for data in self._last_words():
             self._take(data)
-        self._socket.close()
         self._guard.forget(self.pid)
         self._on_death(self, death)
+        self._close()
 
     def _last_words(self) -> Iterator[bytes]:
         while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -54,6 +55,7 @@ class InProcessRunner:
         *,
         threads: int | Executor,
         catalog: JobCatalog | None = None,
+        keep_logs: int = logging.INFO,
     ) -> None:
         """Prepare.
 
@@ -64,11 +66,13 @@ class InProcessRunner:
                 dropped and nothing is to be stored.
             threads: How many `def` handlers can run at once, or what runs them.
             catalog: Where actions that name a job by its id look it up.
+            keep_logs: The lowest level of log lines that are kept with executions.
         """
         self._jobs = jobs
         self._journal = journal
         self._on_end = on_end
         self._catalog = catalog
+        self._keep_logs = keep_logs
         self._threads = (
             ThreadPoolExecutor(threads, thread_name_prefix="netscript-job")
             if isinstance(threads, int)
@@ -99,7 +103,8 @@ class InProcessRunner:
 
     def start(self, claim: ClaimedExecution) -> None:
         """Run an execution."""
-        attempt = _Attempt(claim, self._jobs[claim.job_id], AttemptPort(claim, self._journal))
+        port = AttemptPort(claim, self._journal, keep_logs=self._keep_logs)
+        attempt = _Attempt(claim, self._jobs[claim.job_id], port)
         self._attempts[claim.id] = attempt
         attempt.task = asyncio.get_running_loop().create_task(self._run(attempt))
 

@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +48,7 @@ class Attempt:
     """An execution and, once it has begun, the child that runs it."""
 
     claim: ClaimedExecution
+    since: float = 0.0  # by the loop's clock: when it began to wait, or was given to its child
     child: Child | None = None
     has_begun: bool = False  # the child has told that it begins
     ending: Ending | None = None  # why it is to end
@@ -89,7 +91,8 @@ class ProcessRunner(ABC):
         self._kill_grace = kill_grace
         self._catalog = catalog
         self._attempts: dict[str, Attempt] = {}
-        self._children: dict[Child, Attempt | None] = {}
+        # What each was given, the one that it runs first.
+        self._children: dict[Child, deque[Attempt]] = {}
         self._childless = asyncio.Event()
         self._childless.set()
         self._asked: set[asyncio.Task[None]] = set()
@@ -141,6 +144,7 @@ class ProcessRunner(ABC):
         attempt = self._attempts.get(execution_id)
         if attempt is not None:
             attempt.dropped = True
+            self._recall(attempt.child)
             if attempt.child is None:
                 self._abandon(attempt)
             else:
@@ -170,24 +174,35 @@ class ProcessRunner(ABC):
         except OSError as error:
             logger.error("no process starts: %s", type(error).__name__)  # noqa: TRY400 - no trace helps
             return None
-        self._children[child] = None
+        self._children[child] = deque()
         self._childless.clear()
         return child
 
     def _give(self, attempt: Attempt, child: Child) -> None:
-        """Have a child that is ready run an attempt."""
+        """Have a child that is ready run an attempt, after those that it was given before."""
         claim = attempt.claim
         if claim.job_id not in child.jobs:
             self._finish(attempt, not_started(claim, f"It does not find the job {claim.job_id}."))
             self._free(child)
             return
         attempt.child = child
-        self._children[child] = attempt
-        limit = self._jobs[claim.job_id].timeout
-        if limit is not None:
+        given = self._children[child]
+        given.append(attempt)
+        if len(given) == 1:
+            self._limit(attempt)
+        child.permit()
+        child.tell({"t": "run", "claim": wire.dump_claim(claim)})
+
+    def _limit(self, attempt: Attempt) -> None:
+        """Let its time run, if there is a limit."""
+        limit = self._jobs[attempt.claim.job_id].timeout
+        if limit is not None and attempt.limit is None:
             call_later = asyncio.get_running_loop().call_later
             attempt.limit = call_later(limit, self._want_end, attempt, TimedOut(limit), None)
-        child.tell({"t": "run", "claim": wire.dump_claim(claim)})
+
+    @abstractmethod
+    def _recall(self, child: Child | None) -> None:
+        """Take back what a child has not begun, if it was given more than it runs."""
 
     def _finish(self, attempt: Attempt, outcome: Outcome | None) -> None:
         """Take an attempt off the list, and tell how it ended."""
@@ -215,6 +230,10 @@ class ProcessRunner(ABC):
         """Deal with a child that has nothing to do."""
 
     @abstractmethod
+    def _heard_recall(self, child: Child) -> None:
+        """Deal with a child that may be given executions again."""
+
+    @abstractmethod
     def _gone(self, child: Child, death: Death) -> None:
         """Deal with the loss of a child; what it ran is dealt with."""
 
@@ -226,13 +245,13 @@ class ProcessRunner(ABC):
             return
         if attempt.ending is None or isinstance(ending, Cancelled):
             attempt.ending = ending
+        self._recall(attempt.child)
         child = attempt.child
         if child is None:
             self._abandon(attempt)
             return
         if word is not None:
-            claim = attempt.claim
-            child.tell({"t": word, "k": claim.token, "id": claim.id})
+            child.tell({"t": word, "k": wire.key_of(attempt.claim)})
         child.terminate()
         if attempt.kill is None:
             call_later = asyncio.get_running_loop().call_later
@@ -245,11 +264,11 @@ class ProcessRunner(ABC):
         self._finish(attempt, cancelled(claim) if is_cancelled else not_begun(claim))
 
     def _died(self, child: Child, death: Death) -> None:
-        attempt = self._children.pop(child)
+        given = self._children.pop(child)
         if not self._children:
             self._childless.set()
-        if attempt is not None:
-            self._end_with(attempt, death)
+        if given:
+            self._end_with(given[0], death)
         self._gone(child, death)
 
     def _end_with(self, attempt: Attempt, death: Death) -> None:
@@ -277,8 +296,14 @@ class ProcessRunner(ABC):
             if not child.is_dead:
                 self._ready(child)
             return
-        attempt = self._children.get(child)
-        if attempt is None or message.get("k") != attempt.claim.token or attempt.is_over:
+        if kind == "recalled":
+            child.is_deaf = False
+            if not child.is_dead:
+                self._heard_recall(child)
+            return
+        given = self._children.get(child)
+        attempt = given[0] if given else None
+        if attempt is None or message.get("k") != wire.key_of(attempt.claim) or attempt.is_over:
             if kind == "ask":  # of a thread that outlived its attempt
                 child.tell({"t": "reply", "n": message["n"], "value": False})
             return
@@ -292,6 +317,7 @@ class ProcessRunner(ABC):
         match message["t"]:
             case "begun":
                 attempt.has_begun = True
+                self._limit(attempt)
             case "progress":
                 self._journal.save_progress(claim, message["percent"], message["message"])
             case "log":

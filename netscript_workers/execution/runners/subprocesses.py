@@ -37,6 +37,12 @@ class SubprocessRunner(ProcessRunner):
     def _free(self, child: Child) -> None:
         self._retire(child)
 
+    def _recall(self, child: Child | None) -> None:
+        """Take nothing back: a child has one execution, and is for no other."""
+
+    def _heard_recall(self, child: Child) -> None:
+        """Do nothing: nothing was taken back."""
+
     def _gone(self, child: Child, death: Death) -> None:
         attempt = self._attempts.get(child.meant_for)
         if attempt is not None and attempt.child is None:

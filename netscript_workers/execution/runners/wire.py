@@ -3,9 +3,10 @@
 A frame is four bytes of length and a JSON object, whose `t` says what it is. Nothing that a handler
 makes is unpickled in its worker.
 
-To a child: `setup` (once), `run`, `cancel`, `drain`, `reply`, `leave`. From a child: `ready`
-(once), `begun`, `progress`, `log`, `ask`, `end`. What belongs to an attempt carries its token as
-`k`, so that a thread that a handler has left behind can't speak for the next attempt.
+To a child: `setup` (once), `run`, `cancel`, `drain`, `recall`, `reply`, `leave`. From a child:
+`ready` (once), `begun`, `progress`, `log`, `ask`, `end`, `recalled`. What belongs to an attempt
+carries its key as `k`, so that a thread that a handler has left behind can't speak for the next
+attempt.
 """
 
 from __future__ import annotations
@@ -97,6 +98,11 @@ def _load(body: bytes) -> Message:
     return message
 
 
+def key_of(claim: ClaimedExecution) -> str:
+    """Return what names an attempt: on SQLite those of one claim share the token."""
+    return f"{claim.token} {claim.id}"
+
+
 def dump_claim(claim: ClaimedExecution) -> Message:
     """Write a claim."""
     return claim._asdict()
@@ -107,9 +113,23 @@ def load_claim(told: Message) -> ClaimedExecution:
     return ClaimedExecution(**told)
 
 
+_TOLD = ("reason", "failure", "result", "error", "detail")
+
+
 def dump_outcome(outcome: Outcome) -> Message:
-    """Write how an attempt ended."""
-    return asdict(outcome)
+    """Write how an attempt ended: no more than there is to say of it, which is little of most."""
+    told: Message = {"verdict": outcome.verdict}
+    for name in _TOLD:
+        value = getattr(outcome, name)
+        if value is not None:
+            told[name] = value
+    if outcome.delay:
+        told["delay"] = outcome.delay
+    if outcome.actions:
+        told["actions"] = [asdict(one) for one in outcome.actions]
+    if outcome.batches:
+        told["batches"] = [asdict(one) for one in outcome.batches]
+    return told
 
 
 def load_outcome(claim: ClaimedExecution, told: Message) -> Outcome:
@@ -124,10 +144,10 @@ def load_outcome(claim: ClaimedExecution, told: Message) -> Outcome:
             "execution_id": claim.id,
             "token": claim.token,
             "verdict": Verdict(told["verdict"]),
-            "reason": _reason(told["reason"]),
-            "failure": _reason(told["failure"]),
-            "actions": tuple(load_execution(one) for one in told["actions"]),
-            "batches": tuple(_batch(one) for one in told["batches"]),
+            "reason": _reason(told.get("reason")),
+            "failure": _reason(told.get("failure")),
+            "actions": tuple(load_execution(one) for one in told.get("actions", ())),
+            "batches": tuple(_batch(one) for one in told.get("batches", ())),
         }
         return Outcome(**facts)
     except (KeyError, TypeError, ValueError) as error:

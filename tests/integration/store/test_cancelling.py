@@ -162,8 +162,8 @@ def test_a_running_one_keeps_its_key_until_it_has_stopped(store: Store) -> None:
     assert (record.status, record.cancel_requested) == ("running", True)
     assert hand.claim() == []
     with store.read() as conn:
-        assert cancelling.requested(conn, hand.id) == [(first.id, claim.token)]
-        assert cancelling.requested(conn, new_id()) == []
+        assert cancelling.orders(conn, hand.id).ends == {first.id: claim.token}
+        assert cancelling.orders(conn, new_id()).ends == {}
 
     hand.end(claim, Verdict.CANCEL, reason=Reason.CANCELLED)
 

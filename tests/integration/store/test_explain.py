@@ -14,6 +14,7 @@ from netscript_workers.store import cancelling, leases, parking, retries, suspec
 from netscript_workers.store.engine import Store
 from netscript_workers.store.explain import COUNTED, explain
 from netscript_workers.testing import ManualClock
+from netscript_workers.topics import Served, dump_served
 from tests.kit import Hand, lose, new, put, run
 
 DEATH = Death(exit_code=None, signal=11, peak_memory=None)
@@ -201,6 +202,32 @@ def test_a_job_that_no_worker_knows_is_named_parked_or_not(store: Store) -> None
         assert found.code == "no-worker-for-job"
         assert found.sentence == "No live worker knows job strange."
         parking.park(store)
+
+
+def test_a_topic_that_no_worker_serves_is_named(store: Store) -> None:
+    given = new(topic="far")
+    put(store, given)
+    worker(store)
+    assert told(store, given).code == "ready"
+    run(store, "UPDATE netscript_workers SET topics = :served", served=dump_served(Served(("x",))))
+    found = told(store, given)
+    assert found.code == "no-worker-for-topic"
+    assert found.sentence == "No live worker that knows job a serves topic far."
+    but = dump_served(Served(but=frozenset({"far"})))
+    run(store, "UPDATE netscript_workers SET topics = :served", served=but)
+    assert told(store, given).code == "no-worker-for-topic"
+    Hand(store, ["a"]).register()
+    assert told(store, given).code == "ready"
+
+
+def test_workers_that_are_stuck_or_told_to_leave_run_nothing(store: Store) -> None:
+    given = new()
+    put(store, given)
+    worker(store)
+    run(store, "UPDATE netscript_workers SET stalled_at = 1")
+    assert told(store, given).code == "workers-stalled"
+    run(store, "UPDATE netscript_workers SET drain_requested = :yes", yes=True)
+    assert told(store, given).code == "no-worker"
 
 
 def test_what_is_ready_says_how_many_come_before_it(store: Store) -> None:

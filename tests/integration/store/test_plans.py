@@ -7,9 +7,11 @@ from typing import Any, cast
 import pytest
 
 from netscript_workers.domain import NewExecution
-from netscript_workers.store import claims, entrance, leases
+from netscript_workers.ids import new_id
+from netscript_workers.store import cancelling, claims, entrance, leases
 from netscript_workers.store.engine import Store
 from netscript_workers.store.entrance import Asked
+from netscript_workers.store.explain import explain
 from netscript_workers.store.retention import Retention, prune
 from tests.integration.store.scenes import no_folder, statements_of
 from tests.kit import Hand, ended, new, put, rows, run, sweep
@@ -107,6 +109,33 @@ def test_the_sweep_leaps_through_the_blocked_index(store: Store) -> None:
     plan = plan_of(seen, store, "RECURSIVE b(key)")
     assert plan.count("netscript_executions_blocked") >= 2
     assert not scans(plan), plan
+
+
+def test_what_a_worker_is_to_end_is_found_in_the_index_of_cancels(store: Store) -> None:
+    with statements_of(store) as seen, store.begin() as conn:
+        cancelling.orders(conn, new_id())
+    plan = plan_of(seen, store, "cancel_requested AND worker_id")
+    assert "netscript_executions_cancelling" in plan
+    assert not scans(plan), plan
+
+
+def test_no_explanation_and_no_cancel_reads_all_that_is_live(store: Store) -> None:
+    Hand(store, ["a"]).register()
+    by_status = (
+        "SELECT CAST(min(CAST(id AS text)) AS text) FROM netscript_executions GROUP BY status"
+    )
+    ids = [id_ for (id_,) in rows(store, by_status)]
+    assert len(ids) == 4
+    with statements_of(store) as seen:
+        for id_ in ids:
+            with store.begin() as conn:
+                explain(conn, store.dialect, id_, now=store.now(conn))
+            cancelling.cancel(store, id_)
+    assert len(seen) > 20
+    for statement, parameters in seen:
+        if "netscript_executions" in statement and not statement.startswith("PRAGMA"):
+            plan = explained(store, statement, parameters)
+            assert not scans(plan), (statement, plan)
 
 
 def test_what_a_worker_has_is_found_in_the_running_index(store: Store) -> None:

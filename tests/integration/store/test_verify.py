@@ -202,6 +202,10 @@ PLANTED: dict[str, tuple[str, Callable[[Scene], None]]] = {
         "ends-before-start",
         lambda scene: scene.finished("started_at = finished_at + 2000000"),
     ),
+    "cancelled, and waiting all the same": (
+        "cancel-forgotten",
+        lambda scene: scene.live(scene.queued, "cancel_requested = :yes", yes=True),
+    ),
     "an attempt too many": (
         "attempts-exceeded",
         lambda scene: scene.live(scene.queued, "attempt = max_attempts + 1"),

@@ -10,12 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Generator
+from functools import partial
 from typing import Any
 
 import pytest
 
 from netscript_workers import JobContext, define_job_handler
-from netscript_workers.domain import Reason, Verdict
+from netscript_workers.domain import ClaimedExecution, Reason, Verdict
 from netscript_workers.execution.runners import wire
 from netscript_workers.execution.runners.child import Desk
 from netscript_workers.execution.runners.guard import Guard, kill, lives, read
@@ -95,30 +96,59 @@ def test_a_guard_reads_what_it_is_told_and_waits_for_the_living_only() -> None:
 
 
 class _Line:
-    """Refuses an end whose result is too long, as the wire does."""
+    """Keeps what is said."""
 
     def __init__(self) -> None:
         self.told: list[wire.Message] = []
 
     def tell(self, message: wire.Message) -> None:
-        wire.encode(message, limit=2_000)
-        self.told.append(message)
+        self.send(wire.encode(message))
+
+    def send(self, frames: bytes) -> None:
+        self.told += wire.Decoder().feed(frames)
+
+
+@contextlib.contextmanager
+def permits(count: int) -> Generator[int]:
+    """Yield the end of a pipe that holds so many."""
+    given, giving = os.pipe()
+    os.set_blocking(given, False)
+    os.write(giving, b"." * count)
+    yield given
+    os.close(given)
+    os.close(giving)
+
+
+def order(desk: Desk, *claims: ClaimedExecution) -> None:
+    for claim in claims:
+        desk._hear({"t": "run", "claim": wire.dump_claim(claim)})
+
+
+def do_all(desk: Desk) -> None:
+    """Do what is to be done on the main thread."""
+    while not desk._work.empty():
+        desk._work.get()()
 
 
 @pytest.mark.parametrize("size", [10, 3_000])
-def test_what_does_not_fit_between_processes_is_refused_with_a_reason(size: int) -> None:
+def test_what_does_not_fit_between_processes_is_refused_with_a_reason(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
     async def answer(ctx: JobContext) -> str:
         return "x" * size
 
+    monkeypatch.setattr(wire, "encode", partial(wire.encode, limit=2_000))
     line: Any = _Line()
     job = define_job_handler(answer, id="answer")
-    desk = Desk({"answer": job}, line)
     claim = claim_of("answer")
-    desk._run(claim)
-    desk._own.close()
-    desk._beside.close()
+    with permits(1) as given:
+        desk = Desk({"answer": job}, line, given)
+        order(desk, claim)
+        do_all(desk)
+        desk._own.close()
+        desk._beside.close()
     begun, told = line.told
-    assert begun == {"t": "begun", "k": claim.token}
+    assert begun == {"t": "begun", "k": wire.key_of(claim)}
     outcome = wire.load_outcome(claim, told["outcome"])
     if size == 10:
         assert outcome.verdict is Verdict.COMPLETE
@@ -143,19 +173,74 @@ def test_a_word_that_comes_before_its_attempt_has_begun_is_heeded(
 
     line: Any = _Line()
     job = define_job_handler(wait if is_async else wait_here, id="wait", timeout=None)
-    desk = Desk({"wait": job}, line)
+    given, giving = os.pipe()
+    os.write(giving, b".")
+    desk = Desk({"wait": job}, line, given)
     beside = threading.Thread(target=desk._beside.run_forever, daemon=True)
     beside.start()
     claim = claim_of("wait")
     # Of another one, whose claim drew the same token: not for this one.
-    desk._hear({"t": "drain" if word == "cancel" else "cancel", "k": claim.token, "id": "other"})
-    desk._hear({"t": word, "k": claim.token, "id": claim.id})
-    desk._hear({"t": "run", "claim": wire.dump_claim(claim)})
+    other = claim._replace(id="other")
+    desk._hear({"t": "drain" if word == "cancel" else "cancel", "k": wire.key_of(other)})
+    desk._hear({"t": word, "k": wire.key_of(claim)})
+    order(desk, claim)
     desk._work.get()()
-    eventually(lambda: len(line.told) == 2)
+
+    def over() -> bool:
+        do_all(desk)
+        return len(line.told) == 2
+
+    eventually(over)
+    os.close(given)
+    os.close(giving)
     desk._beside.call_soon_threadsafe(desk._beside.stop)
     beside.join()
     desk._own.close()
     desk._beside.close()
     outcome = wire.load_outcome(claim, line.told[-1]["outcome"])
     assert outcome.verdict is (Verdict.CANCEL if word == "cancel" else Verdict.RELEASE)
+
+
+def test_a_child_begins_none_of_those_that_were_taken_back() -> None:
+    ran: list[str] = []
+
+    async def note(ctx: JobContext) -> None:
+        ran.append(ctx.id)
+
+    line: Any = _Line()
+    job = define_job_handler(note, id="note")
+    first, second, third, last = (claim_of("note")._replace(id=name) for name in "abcd")
+    with permits(1) as given:  # of three: two were taken back before they were begun
+        desk = Desk({"note": job}, line, given)
+        order(desk, first, second, third)
+        do_all(desk)
+        assert ran == ["a"]
+        desk._hear({"t": "recall"})
+    with permits(1) as given:
+        desk._permits = given
+        order(desk, last)
+        do_all(desk)
+    desk._own.close()
+    desk._beside.close()
+    assert ran == ["a", "d"]
+    assert [one["t"] for one in line.told] == ["begun", "end", "recalled", "begun", "end"]
+
+
+def test_the_end_of_one_goes_with_the_beginning_of_the_next() -> None:
+    async def nothing(_: JobContext) -> None: ...
+
+    sent: list[list[str]] = []
+
+    class Counting(_Line):
+        def send(self, frames: bytes) -> None:
+            sent.append([one["t"] for one in wire.Decoder().feed(frames)])
+
+    line: Any = Counting()
+    job = define_job_handler(nothing, id="nothing")
+    with permits(2) as given:
+        desk = Desk({"nothing": job}, line, given)
+        order(desk, *(claim_of("nothing")._replace(id=name) for name in "ab"))
+        do_all(desk)
+    desk._own.close()
+    desk._beside.close()
+    assert sent == [["begun"], ["end", "begun"], ["end"]]

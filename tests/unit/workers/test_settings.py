@@ -159,6 +159,7 @@ def test_topics_have_limits_where_they_are_named_and_in_tables(
     [
         ("mode = 'alone'", "netscript.toml, topics.payments.mode: 'alone' can't be used"),
         ("concurrency = 0", "netscript.toml, topics.payments.concurrency: 0 can't be used"),
+        ("rate = 'often'", "netscript.toml, topics.payments.rate: 'often' can't be used"),
         ("slots = 3", "netscript.toml, topics.payments.slots: 3 can't be used"),
     ],
 )

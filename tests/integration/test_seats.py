@@ -1,0 +1,165 @@
+"""What a pool has claimed ahead: it waits for nobody's long execution, crash or leave."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from netscript_workers import JobContext, define_job_handler
+from netscript_workers.execution.runners.seats import Seats
+from netscript_workers.store.engine import Store
+from tests.kit import detail, put, scalar, status
+from tests.kit import new as new_execution
+from tests.support import eventually_async, write_project
+from tests.working import Running, working
+
+PATIENCE = 60.0
+RUNNING = "SELECT count(*) FROM netscript_executions WHERE status = 'running'"
+JOBS = '''
+import ctypes, os, signal, time
+from pathlib import Path
+from netscript_workers import JobContext, Retry, job
+
+@job(id="quick")
+def quick(ctx: JobContext):
+    if path := ctx.payload.get("path"):
+        with open(path, "a") as file:
+            file.write(f"{ctx.id}\\n")
+
+@job(id="sleeps", timeout=None)
+async def sleeps(ctx: JobContext):
+    while Path(ctx.payload["hold"]).exists():
+        time.sleep(0.05)
+
+@job(id="holds", timeout=None)
+def holds(ctx: JobContext):
+    """Let no other thread of its process do anything, as some C extensions do."""
+    while Path(ctx.payload["hold"]).exists():
+        ctypes.PyDLL(None).usleep(500_000)
+
+@job(id="dies", retry=Retry(max_attempts=1))
+def dies(ctx: JobContext):
+    os.kill(os.getpid(), signal.SIGKILL)
+'''
+
+
+def _elsewhere(ctx: JobContext) -> None:
+    raise AssertionError("it ran in its worker's own process")
+
+
+@asynccontextmanager
+async def pool(store: Store, place: Path, slots: int, **options: float) -> AsyncGenerator[Running]:
+    """Yield a worker whose executions were so short that it claims ahead."""
+    project = write_project(place / "project", {"jobs/some.py": JOBS})
+    jobs = [define_job_handler(_elsewhere, id=one) for one in ("quick", "sleeps", "holds", "dies")]
+    async with working(
+        store,
+        *jobs,
+        concurrency=slots,
+        runtime="worker-process",
+        project=(project, "jobs"),
+        **options,
+    ) as at:
+        while ahead(at) < 10:
+            ids = [at.enqueue_by_name("quick") for _ in range(10)]
+            for one in ids:
+                await at.ended(one, seconds=PATIENCE)
+        yield at
+
+
+def ahead(at: Running) -> int:
+    assert at.worker._pump is not None
+    return at.worker._pump.ahead()
+
+
+def put_all(store: Store, first: str, payload: str, others: int, path: Path) -> list[str]:
+    """Store one, and others behind it, in one commit: the worker claims them together."""
+    given = [new_execution(first, payload)]
+    given += [new_execution("quick", f'{{"path": "{path}"}}') for _ in range(others)]
+    put(store, *given)
+    return [one.id for one in given]
+
+
+@pytest.mark.parametrize("kind", ["sleeps", "holds"])
+async def test_what_was_claimed_behind_a_long_one_is_handed_back_and_another_worker_has_it(
+    store: Store, tmp_path: Path, kind: str
+) -> None:
+    hold, path = tmp_path / "hold", tmp_path / "ran"
+    hold.touch()
+    other = Store(store.parsed_url.render_as_string(hide_password=False))
+    async with pool(store, tmp_path, 1) as at:
+        long, *quick = put_all(store, kind, f'{{"hold": "{hold}"}}', 8, path)
+        await at.ended(long, "running", seconds=PATIENCE)
+        assert at.worker._pump is not None
+        at.worker._pump.look()
+        await eventually_async(lambda: ahead(at) == 0, PATIENCE, "nothing being claimed ahead")
+        await eventually_async(lambda: scalar(store, RUNNING) == 1, PATIENCE, "one that runs")
+        assert {status(store, one) for one in quick} == {"queued"}
+        async with working(other, define_job_handler(note, id="quick"), concurrency=4) as second:
+            for one in quick:
+                told = await second.ended(one, seconds=PATIENCE)
+                assert (told.execution.status, told.execution.attempt) == ("completed", 1)
+        hold.unlink()
+        await at.ended(long, seconds=PATIENCE)
+    assert not path.exists(), "it ran where it was taken back"
+    other.dispose()
+
+
+async def note(ctx: JobContext) -> None:
+    """Take what the other worker has handed back."""
+
+
+async def test_a_crash_costs_those_behind_it_nothing(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "ran"
+    async with pool(store, tmp_path, 2) as at:
+        guilty, *quick = put_all(store, "dies", "{}", 40, path)
+        for one in quick:
+            told = await at.ended(one, seconds=PATIENCE)
+            assert (told.execution.status, told.attempts) == ("completed", ())
+        told = await at.ended(guilty, seconds=PATIENCE)
+        assert (told.execution.status, told.execution.reason) == ("failed", "crashed")
+    assert sorted(path.read_text().split()) == sorted(quick)
+
+
+async def test_a_worker_that_leaves_gives_back_what_it_has_not_begun(
+    store: Store, tmp_path: Path
+) -> None:
+    hold, path = tmp_path / "hold", tmp_path / "ran"
+    hold.touch()
+    async with pool(store, tmp_path, 1, grace=0.2, kill_grace=0.2) as at:
+        long, *quick = put_all(store, "sleeps", f'{{"hold": "{hold}"}}', 8, path)
+        await at.ended(long, "running", seconds=PATIENCE)
+    assert {status(store, one) for one in (long, *quick)} == {"queued"}
+    assert all(detail(store, one).execution.attempt == 1 for one in quick)
+    assert not path.exists()
+
+
+async def test_the_more_urgent_run_first(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "ran"
+    async with pool(store, tmp_path, 1) as at:
+        payload = f'{{"path": "{path}"}}'
+        usual = [new_execution("quick", payload) for _ in range(300)]
+        urgent = [new_execution("quick", payload, priority=100) for _ in range(5)]
+        put(store, *usual, *urgent)
+        for one in usual:
+            await at.ended(one.id, seconds=PATIENCE)
+    assert set(path.read_text().split()[:5]) == {one.id for one in urgent}
+
+
+def test_the_shorter_executions_are_the_more_are_claimed_ahead_and_none_behind_long_ones() -> None:
+    seats = Seats(4)
+    assert seats.ahead == 0
+    for _ in range(50):
+        seats.took(0.01)
+    assert seats.ahead == 4 * 5
+    for _ in range(100):
+        seats.took(0.0001)
+    assert seats.ahead == 4 * 64
+    seats.held_up()
+    assert seats.ahead == 0
+    for _ in range(50):
+        seats.took(0.2)
+    assert seats.ahead == 0
