@@ -245,7 +245,6 @@ class WaitTimeoutError(NetscriptError, TimeoutError):
     """
 
     code = "wait-timeout"
-    retryable = True
 
     def __init__(self, seconds: float, explanation: Explanation) -> None:
         """Take how long was waited, in seconds, and what the execution waits for."""
