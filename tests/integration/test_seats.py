@@ -83,6 +83,7 @@ def put_all(store: Store, first: str, payload: str, others: int, path: Path) -> 
     return [one.id for one in given]
 
 
+@pytest.mark.trap("D-20")
 @pytest.mark.parametrize("kind", ["sleeps", "holds"])
 async def test_what_was_claimed_behind_a_long_one_is_handed_back_and_another_worker_has_it(
     store: Store, tmp_path: Path, kind: str

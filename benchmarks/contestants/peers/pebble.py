@@ -14,14 +14,22 @@ def noop(sent: int) -> None:
 
 
 class Pebble(kit.Contestant):
+    def open(self) -> None:
+        self._futures: list[Any] = []
+
     def fill(self, count: int) -> None:
         """Nothing outlives this process."""
+        self._count = count
 
     def waiting(self) -> int:
-        return sum(not one.done() for one in self._futures)
+        """Say so of the process that fills: it has nothing to show."""
+        return self._count
+
+    def has_settled(self, count: int) -> bool:
+        return all(one.done() for one in self._futures)
 
     def pool(self, count: int) -> None:
-        self._futures: list[Any] = []
+        self.open()
         with package.ProcessPool(max_workers=kit.SLOTS) as pool:
             self._futures += (pool.schedule(noop, args=(n,)) for n in range(count))
             for one in self._futures:
