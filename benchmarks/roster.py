@@ -98,7 +98,14 @@ POOL_PG = _ours("worker-process", "postgres", 1500, short=True)
 POOL_SQLITE = _ours("worker-process", "sqlite", 1500, short=True)
 POOL_PEERS = (
     Contestant(name="celery-prefork", module="celery", store="redis", rate=600),
-    Contestant(name="dramatiq-processes", module="dramatiq", store="redis", rate=1200),
+    Contestant(
+        name="dramatiq-processes",
+        module="dramatiq",
+        store="redis",
+        rate=1200,
+        # What it fetches ahead for one thread would have it wait for Redis most of the time.
+        settings={"dramatiq_queue_prefetch": "64"},
+    ),
     Contestant(name="rq-fork", module="rq", store="redis", rate=60),
     # It keeps its work in memory only, so the store is nobody's.
     Contestant(name="pebble-no-store", module="pebble", store="sqlite", rate=3000),
