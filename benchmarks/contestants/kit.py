@@ -15,6 +15,7 @@ import json
 import os
 import random
 import resource
+import signal
 import sys
 import threading
 import time
@@ -234,6 +235,9 @@ def _report_pool(contestant: Contestant, count: int) -> None:
     seconds = time.monotonic() - began - looked
     found = count if contestant.has_settled(count) else 0
     tell(n=count - before, seconds=seconds, found=found, memory=memory / SLOTS)
+    for pid in list(_descendants(os.getpid())):  # they hold the pipe that the driver reads
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
     _leave(0)
 
 
