@@ -10,22 +10,22 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from netscript_triggers.definitions import WebhookDefinition
+from netscript_triggers.dispatch import after_failure, resolve_now, resolve_of
 from netscript_triggers.events import EventStatus, WebhookEvent
 from netscript_triggers.handlers import Handlers, call_here, took_too_long
 from netscript_triggers.intake import Arrival, Intake
 from netscript_triggers.records import Accepted
 from netscript_triggers.store import inbox
 from netscript_triggers.store.inbox import Disposition, Known
-from netscript_workers.actions import Cause, JobCatalog
-from netscript_workers.batches import Action, names_a_job, resolve_all
-from netscript_workers.domain import Enqueued, NewWork, TriggeredBy
+from netscript_workers.actions import JobCatalog
+from netscript_workers.domain import Enqueued, NewWork
 from netscript_workers.errors import (
     NetscriptError,
     PayloadInvalidError,
     StoreUnavailableError,
     describe,
 )
-from netscript_workers.execution.outcome import MAX_ERROR_CHARS, storable
+from netscript_workers.execution.outcome import storable
 from netscript_workers.store.engine import Store
 from netscript_workers.store.gather import answer_all
 from netscript_workers.store.idempotency import Key, Name
@@ -312,7 +312,7 @@ class Coordinator:
         try:
             actions = call_here(trigger, delivery.event)
             if isinstance(actions, tuple):
-                return _resolve_now(delivery.event, actions, self._catalog), COMPLETED
+                return resolve_now(delivery.event, actions, self._catalog), COMPLETED
         except NetscriptError as error:
             return _NO_WORK, after_failure(trigger, error, attempt=1)
         delivery.begun = actions
@@ -336,68 +336,6 @@ class Coordinator:
     def _give_up(delivery: Delivery) -> None:
         if not delivery.future.done():
             delivery.future.set_result(None)
-
-
-async def run_handler(
-    handlers: Handlers,
-    catalog: JobCatalog,
-    trigger: WebhookDefinition[Any],
-    event: WebhookEvent[Any],
-    *,
-    limit: float,
-) -> NewWork:
-    """Call a handler and make its actions ready to be stored.
-
-    Raises:
-        NetscriptError: The handler failed, or one of its actions can't be stored.
-    """
-    return await resolve_of(event, await handlers.run(trigger, event, limit=limit), catalog)
-
-
-async def resolve_of(
-    event: WebhookEvent[Any], actions: tuple[Action, ...], catalog: JobCatalog
-) -> NewWork:
-    """Make an event's actions ready to be stored.
-
-    Raises:
-        NetscriptError: One of them can't be stored.
-    """
-    # A job that is named by its id may have to be read from the database.
-    if any(names_a_job(action) for action in actions):
-        return await asyncio.to_thread(_resolve_now, event, actions, catalog)
-    return _resolve_now(event, actions, catalog)
-
-
-def _resolve_now(
-    event: WebhookEvent[Any], actions: tuple[Action, ...], catalog: JobCatalog
-) -> NewWork:
-    cause = Cause(
-        triggered_by=TriggeredBy.WEBHOOK,
-        trigger_event_id=event.id,
-        correlation_id=event.id,
-        traceparent=event.traceparent,
-        tracestate=event.tracestate,
-    )
-    return resolve_all(actions, catalog, cause)
-
-
-def after_failure(
-    trigger: WebhookDefinition[Any], error: NetscriptError, *, attempt: int
-) -> Disposition:
-    """Decide what becomes of an event whose handler has failed for the `attempt`-th time.
-
-    What no retry can mend (an unknown job, a refused payload) ends it at once.
-    """
-    sentence = storable(str(error), MAX_ERROR_CHARS)
-    cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
-    if not error.retryable or not trigger.retry.allows(cause, attempt):
-        return Disposition(status=EventStatus.DEAD, error=sentence, attempt=attempt)
-    try:
-        wait = trigger.retry.delay(attempt, cause)
-    except Exception as broken:  # noqa: BLE001 - the policy is the user's code too
-        sentence = storable(f"{sentence} (its backoff raised {describe(broken)})", MAX_ERROR_CHARS)
-        return Disposition(status=EventStatus.DEAD, error=sentence, attempt=attempt)
-    return Disposition(status=EventStatus.FAILED, error=sentence, delay=wait, attempt=attempt + 1)
 
 
 def _again(accepted: Accepted) -> Accepted:

@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from netscript_triggers.coordinator import after_failure, run_handler
 from netscript_triggers.definitions import WebhookDefinition
+from netscript_triggers.dispatch import after_failure, run_handler
 from netscript_triggers.events import EventStatus, WebhookEvent
 from netscript_triggers.handlers import Handlers
 from netscript_triggers.payloads import read_payload

@@ -210,7 +210,7 @@ admissions = Table(
     Column("added", Integer, nullable=False, server_default="0"),
 )
 
-# The limits of a job, while any of its executions is under way: how many have a place, and since
+# The limits of a job that has or had any: how many of its executions have a place, and since
 # when its rate has been used up.
 job_gates = Table(
     f"{PREFIX}job_gates",

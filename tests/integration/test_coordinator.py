@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from netscript_triggers import EnqueueJob, WebhookEvent, coordinator, enqueue_job
-from netscript_triggers.coordinator import after_failure
+from netscript_triggers.dispatch import after_failure
 from netscript_triggers.handlers import HandlerError
 from netscript_triggers.verifiers import MemoryVerifier, Verified
 from netscript_workers import JobContext, Retry, job
