@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
+import pytest
+from sqlalchemy import Connection, event
+
+from netscript_workers.store import gates
+from netscript_workers.store.engine import Store
 from tests.chaos.races import claim_one_key_at_once, enqueue_crosswise
+from tests.kit import scalar
+from tests.support import eventually
+
+WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+
+
+def once(conn: Connection, moment: str, part: str, do: Callable[[], object]) -> None:
+    """Do something right `before` or `after` the first statement with this part."""
+    done: list[str] = []
+
+    def look(*args: Any) -> None:
+        if part in args[2] and not done:
+            done.append(part)
+            do()
+
+    event.listen(conn, f"{moment}_cursor_execute", look)
 
 
 @pytest.mark.trap("D-02")
@@ -17,3 +40,30 @@ def test_of_workers_that_claim_one_key_at_the_same_instant_one_gets_it(database_
 @pytest.mark.trap("D-16")
 def test_users_who_name_keys_in_opposite_order_do_not_deadlock(database_url: str) -> None:
     enqueue_crosswise(database_url, rounds=20)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("known", ["job-a", "job-z"])
+def test_ticks_that_make_gates_at_the_same_instant_do_not_deadlock(
+    postgres_url: str, known: str
+) -> None:
+    store = Store(postgres_url)
+    both, beside = {"job-a", "job-z"}, list[Future[set[str]]]()
+
+    def lock(wanted: set[str]) -> set[str]:
+        with store.begin() as conn:
+            return set(gates.lock_gates(conn, store.dialect, wanted))
+
+    with ThreadPoolExecutor(1) as others:
+
+        def meet() -> None:
+            beside.append(others.submit(lock, both))
+            eventually(lambda: scalar(store, WAITING), what="another that waits for the new gate")
+
+        with store.begin() as conn:
+            making = "INSERT INTO netscript_job_gates"
+            once(conn, "before", making, lambda: lock({known}))  # neither was there a moment ago
+            once(conn, "after", making, meet)
+            assert gates.lock_gates(conn, store.dialect, both).keys() == both
+        assert beside[0].result(20) == both
+    store.dispose()
