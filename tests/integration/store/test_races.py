@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event
 
-from netscript_workers.store import gates
+from netscript_workers.store import gates, sweeping
 from netscript_workers.store.engine import Store
 from tests.chaos.races import claim_one_key_at_once, enqueue_crosswise
-from tests.kit import scalar
+from tests.kit import Hand, ended, new, put, run, scalar, sweep
 from tests.support import eventually
 
 WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted"
@@ -67,3 +67,40 @@ def test_ticks_that_make_gates_at_the_same_instant_do_not_deadlock(
             assert gates.lock_gates(conn, store.dialect, both).keys() == both
         assert beside[0].result(20) == both
     store.dispose()
+
+
+@pytest.mark.postgres
+def test_the_sweep_beside_a_tick_that_makes_a_slot_does_not_deadlock(postgres_url: str) -> None:
+    store = Store(postgres_url)
+    put(store, new(concurrency_key="k-z"))
+    hand = Hand(store)
+    claim = hand.claim_one()
+    put(store, new(concurrency_key="k-a"))
+    with ThreadPoolExecutor(1) as others:
+
+        def tick() -> None:
+            beside.append(others.submit(hand.tick, ended(claim), slots=5))
+            eventually(lambda: scalar(store, WAITING), what="a tick that waits for a slot")
+
+        beside: list[Future[Any]] = []
+        with store.begin() as conn:
+            once(conn, "before", "s.used > 0 AND NOT EXISTS", tick)
+            sweeping.sweep_keys(conn, store.dialect, "", store.now(conn))
+        assert len(beside[0].result(20).claimed) == 1
+    store.dispose()
+
+
+def test_what_nobody_has_looked_at_yet_is_not_overlooked(store: Store) -> None:
+    put(store, new(concurrency_key="k"))
+    assert sweep(store) == 0
+    run(store, "DELETE FROM netscript_admissions")
+    assert [sweep(store), sweep(store)] == [1, 0]
+    assert len(Hand(store).claim()) == 1
+
+
+@pytest.mark.trap("D-15")
+def test_what_waits_in_a_paused_topic_is_not_overlooked(store: Store) -> None:
+    put(store, new(topic="p", concurrency_key="k"))
+    run(store, "INSERT INTO netscript_topics (name, paused) VALUES ('p', :yes)", yes=True)
+    assert Hand(store).claim() == []
+    assert sweep(store) == 0
