@@ -23,7 +23,11 @@ HOT_OPTIONS = (
 )
 
 INDEXES = (
-    ("netscript_executions_waiting", ["job_id", "id"], "status = 'blocked' AND wants_job"),
+    (
+        "netscript_executions_waiting",
+        ["job_id", "sort_at", "id"],
+        "status = 'blocked' AND wants_job",
+    ),
     ("netscript_executions_holding", ["job_id", "id"], "holds_job"),
     ("netscript_executions_cancelling", ["worker_id", "id"], "cancel_requested"),
 )

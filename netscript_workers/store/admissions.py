@@ -118,14 +118,16 @@ class Turns:
     Attributes:
         changed: What was let in (`queued`) or gave way (`blocked`).
         heads: By key, who may have it as soon as its job's gate lets it in; nobody passes it.
-        arrived: Those of the heads that have come to the gate just now: id, job, key.
+        arrived: Those of the heads that have come to the gate just now: id, job, key, sort_at.
         jobs: Jobs whose gate is to be looked at.
         gave_up: How many have given up a place of each job.
     """
 
     changed: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     heads: dict[str, str] = field(default_factory=dict[str, str])
-    arrived: list[tuple[str, str, str]] = field(default_factory=list[tuple[str, str, str]])
+    arrived: list[tuple[str, str, str, int]] = field(
+        default_factory=list[tuple[str, str, str, int]]
+    )
     jobs: set[str] = field(default_factory=set[str])
     gave_up: Counter[str] = field(default_factory=Counter[str])
 
@@ -162,7 +164,9 @@ def take_turns(
         ids = json.dumps(sorted(row.id for row in coming))
         moved |= set(conn.execute(_to_gate(dialect), {"ids": ids, "yes": True}).scalars())
     turns.heads = {row.concurrency_key: row.id for row in heads if row.limited}
-    turns.arrived = [(row.id, row.job_id, row.concurrency_key) for row in coming if row.id in moved]
+    turns.arrived = [
+        (row.id, row.job_id, row.concurrency_key, row.sort_at) for row in coming if row.id in moved
+    ]
     # Somebody's own transaction holds it: it keeps its turn, and is looked at again.
     late = [row.concurrency_key for row in heads if not row.wants_job and row.id not in moved]
     note(conn, dialect, NoteKind.KEY, late)
@@ -279,7 +283,7 @@ def _oldest(dialect: Dialect) -> TextClause:
     lock = f"{dialect.for_update} OF e SKIP LOCKED" if dialect.for_update else ""
     return text(
         f"""
-        SELECT h.id, h.job_id, h.concurrency_key, h.limited, h.wants_job
+        SELECT h.id, h.job_id, h.concurrency_key, h.limited, h.wants_job, h.sort_at
         FROM netscript_executions h WHERE h.id IN (
             SELECT (
                 SELECT e.id FROM netscript_executions e

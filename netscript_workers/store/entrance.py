@@ -64,6 +64,7 @@ class _Waiting(NamedTuple):
     job_id: str
     key: str | None
     holds_key: bool
+    sort_at: int = 0
 
 
 def let_in(conn: Connection, dialect: Dialect, asked: Asked, now: int) -> LetIn:
@@ -91,12 +92,12 @@ def let_in(conn: Connection, dialect: Dialect, asked: Asked, now: int) -> LetIn:
         turns = admissions.take_turns(conn, dialect, slots, locked)
         result.changed += turns.changed
         result.arrived = len(turns.arrived)
-    again = turns.jobs | {job for _, job, _ in turns.arrived if job not in locked}
+    again = turns.jobs | {job for _, job, *_ in turns.arrived if job not in locked}
     if locked:
         known = {one.id for one in found}
         found += [
-            _Waiting(id_, job, key, holds_key=False)
-            for id_, job, key in turns.arrived
+            _Waiting(id_, job, key, holds_key=False, sort_at=sort_at)
+            for id_, job, key, sort_at in turns.arrived
             if job in locked and id_ not in known
         ]
         again |= _pass(conn, dialect, locked, found, turns, slots, result, now)
@@ -140,7 +141,7 @@ def _count_back(gate: Gate, count: int) -> None:
 def _first_at(
     conn: Connection, locked: dict[str, Gate], stuck: Sequence[_Waiting], now: int
 ) -> list[_Waiting]:
-    """Return who is first at each gate: as many as there is room for, and one more."""
+    """Return who is most urgent at each gate: as many as there is room for, and one more."""
     leaving = Counter(one.job_id for one in stuck)
     found: list[_Waiting] = []
     for gate in locked.values():
@@ -164,7 +165,7 @@ def _pass(
     """Let in as many as there is room for; return the gates that are worth another look at once."""
     able: dict[str, list[_Waiting]] = {job_id: [] for job_id in locked}
     others: dict[str, _Waiting] = {}
-    for one in sorted(found):
+    for one in sorted(found, key=lambda one: (one.sort_at, one.id)):
         if one.key is None or one.holds_key or turns.heads.get(one.key) == one.id:
             able[one.job_id].append(one)
         else:  # its key is busy, or an older one has come: the key calls it again

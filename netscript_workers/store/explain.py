@@ -193,11 +193,11 @@ def _at_the_key(place: _Place, row: Row[Any]) -> Told:
 
 def _at_the_gate(place: _Place, row: Row[Any]) -> Told:
     gate = place.row(_GATE, job=row.job_id)
-    ahead = place.count(_AHEAD_AT_GATE, job=row.job_id, id=row.id)
+    ahead = place.count(_AHEAD_AT_GATE, job=row.job_id, sort_at=row.sort_at, id=row.id)
     most, rate = (None, None) if gate is None else (gate.max_concurrency, gate.rate)
     used = (gate.used if gate is not None else None) or 0
     facts = {"job_id": row.job_id, "ahead": ahead, "max_concurrency": most, "rate": rate}
-    behind = f"; {_many(ahead)} of the job came before it" if ahead else ""
+    behind = f"; {_many(ahead)} of the job come before it" if ahead else ""
     if most is not None and used >= most:
         sentence = f"Job {row.job_id} runs {most} at a time, and {used} have a place{behind}."
         return "job-limit", sentence, {**facts, "used": used}
@@ -330,7 +330,8 @@ _AHEAD_AT_GATE = text(
     """
     SELECT count(*) FROM (
         SELECT 1 FROM netscript_executions
-        WHERE status = 'blocked' AND wants_job AND job_id = :job AND id < :id LIMIT :most) AS a
+        WHERE status = 'blocked' AND wants_job AND job_id = :job
+          AND (sort_at, id) < (:sort_at, :id) LIMIT :most) AS a
     """
 )
 _AHEAD = text(

@@ -153,8 +153,8 @@ def write_gates(conn: Connection, dialect: Dialect, gates: Mapping[str, Gate]) -
 
 def waiting_at(
     conn: Connection, gate: Gate, limit: int
-) -> Sequence[Row[tuple[str, str, str | None, bool]]]:
-    """Return the first that wait at a gate for nothing else, by age."""
+) -> Sequence[Row[tuple[str, str, str | None, bool, int]]]:
+    """Return the most urgent of those that wait at a gate for nothing else."""
     rows = conn.execute(_WAITING, {"job": gate.job_id, "limit": limit}).all()
     gate.seen = len(rows) < limit
     return rows
@@ -280,9 +280,10 @@ _NOT_PAUSED = """
     NOT EXISTS (SELECT 1 FROM netscript_topics t WHERE t.name = e.topic AND t.paused)"""
 _WAITING = text(
     f"""
-    SELECT e.id, e.job_id, e.concurrency_key, e.holds_key FROM netscript_executions e
+    SELECT e.id, e.job_id, e.concurrency_key, e.holds_key, e.sort_at
+    FROM netscript_executions e
     WHERE e.status = 'blocked' AND e.wants_job AND e.job_id = :job AND {_NOT_PAUSED}
-    ORDER BY e.id LIMIT :limit
+    ORDER BY e.sort_at, e.id LIMIT :limit
     """
 )
 

@@ -119,7 +119,11 @@ executions = Table(
     partial_index(f"{PREFIX}executions_running", "worker_id", "id", where="status = 'running'"),
     # These three are empty, but for what is limited or being cancelled.
     partial_index(
-        f"{PREFIX}executions_waiting", "job_id", "id", where="status = 'blocked' AND wants_job"
+        f"{PREFIX}executions_waiting",
+        "job_id",
+        "sort_at",
+        "id",
+        where="status = 'blocked' AND wants_job",
     ),
     partial_index(f"{PREFIX}executions_holding", "job_id", "id", where="holds_job"),
     partial_index(f"{PREFIX}executions_cancelling", "worker_id", "id", where="cancel_requested"),

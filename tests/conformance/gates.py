@@ -443,6 +443,22 @@ class JobGates:
         assert stands(store, here) == ("blocked", "concurrency key")
         exact(store)
 
+    def test_who_is_more_urgent_is_let_in_first(self, store: Store) -> None:
+        limit(store, max_concurrency=1)
+        first, usual, low = limited(), limited(), limited(priority=0)
+        high, keyed = limited(priority=100), limited(priority=90, concurrency_key="k")
+        hand = Hand(store)
+        put(store, first)
+        claims = hand.claim()
+        put(store, low, usual, high, keyed)
+        hand.tick()
+        order: list[str] = []
+        while claims:
+            order += ids(claims)
+            claims = hand.tick(*map(ended, claims), slots=5).claimed
+        assert order == [one.id for one in (first, high, keyed, usual, low)]
+        exact(store)
+
     @pytest.mark.trap("D-15")
     def test_the_sweep_has_those_of_a_paused_topic_give_way(self, store: Store) -> None:
         limit(store, max_concurrency=1)

@@ -104,6 +104,15 @@ def test_the_next_of_a_key_is_found_in_the_blocked_index(store: Store) -> None:
     assert not scans(plan), plan
 
 
+def test_the_next_at_a_gate_is_found_in_the_index_of_those_that_wait(store: Store) -> None:
+    with statements_of(store) as seen, store.begin() as conn:
+        entrance.let_in(conn, store.dialect, Asked(jobs={"a"}), store.now(conn))
+    plan = plan_of(seen, store, "ORDER BY e.sort_at, e.id LIMIT")
+    assert "netscript_executions_waiting" in plan
+    assert not sorts(plan), plan
+    assert not scans(plan), plan
+
+
 def test_the_sweep_leaps_through_the_blocked_index(store: Store) -> None:
     with statements_of(store) as seen:
         sweep(store)
