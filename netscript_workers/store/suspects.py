@@ -2,7 +2,8 @@
 
 Each runs alone from then on. A suspect stays `parked` for as long as it lives, out of the index
 that claims walk, so the claim of ordinary work knows nothing of it. It is claimed by itself and
-runs in a process of its own, where guilt is certain.
+runs in a process of its own, where guilt is certain. So few run at a time that they neither wait
+for the rate of their topic nor count in it.
 """
 
 from __future__ import annotations
