@@ -16,6 +16,8 @@ from netscript_workers.store.retention import Retention, prune
 from tests.integration.store.scenes import no_folder, statements_of
 from tests.kit import Hand, ended, new, put, rows, run, sweep
 
+pytestmark = pytest.mark.fresh_database
+
 
 @pytest.fixture(autouse=True)
 def some_work(store: Store) -> None:
@@ -181,7 +183,7 @@ def test_a_heartbeat_touches_no_index(store: Store) -> None:
     hand.register()
     with statements_of(store) as seen, store.begin() as conn:
         leases.renew(store, conn, hand.id, 30)
-    written = [statement for statement, _ in seen if statement.startswith("UPDATE")]
+    written = [statement for statement, _ in seen if statement.lstrip().startswith("UPDATE")]
     assert len(written) == 1
     assert "netscript_workers" in written[0]
 
