@@ -103,9 +103,14 @@ class Places:
         """How many may be claimed in all."""
         return max(self.shared, 0) + sum(max(free, 0) for free in self.own.values())
 
+    @property
+    def full(self) -> frozenset[str]:
+        """The bounded topics without a place left."""
+        return frozenset(name for name in (*self.most, *self.own) if self.of(name) <= 0)
+
     def narrow(self, served: Served) -> Served:
         """Return those of the topics that have a place left."""
-        full = {name for name in (*self.most, *self.own) if self.of(name) <= 0}
+        full = self.full
         if self.shared > 0:
             return Served(served.only, served.but | full)
         return Served(tuple(name for name in self.own if name not in full and name in served))
