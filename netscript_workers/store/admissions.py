@@ -215,9 +215,9 @@ def lock_slots(
     )
 
 
-def lock_existing(conn: Connection, dialect: Dialect, keys: Collection[str]) -> None:
-    """Lock the slots that there are of these keys, in order."""
-    conn.execute(_lock(dialect), {"keys": json.dumps(sorted(keys))}).all()
+def lock_existing(conn: Connection, dialect: Dialect, keys: Collection[str]) -> set[str]:
+    """Lock the slots that there are of these keys, in order; return their keys."""
+    return set(conn.execute(_lock(dialect), {"keys": json.dumps(sorted(keys))}).scalars())
 
 
 def held_up(

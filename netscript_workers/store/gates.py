@@ -120,9 +120,9 @@ def lock_gates(conn: Connection, dialect: Dialect, jobs: Collection[str]) -> dic
     """Lock the gate of every job, in order, making those that don't exist."""
     if not jobs:
         return {}
-    bound = {"jobs": json.dumps(sorted(jobs))}
+    bound = {"jobs": json.dumps(sorted(jobs)), "count": len(jobs)}
     locked = conn.execute(_lock(dialect), bound).all()
-    if len(locked) < len(jobs):
+    if not locked:  # one is missing, so none is held while others make theirs too
         conn.execute(_make(dialect), bound)
         locked = conn.execute(_lock(dialect), bound).all()
     gates = {row.job_id: _gate(row) for row in locked}
@@ -231,12 +231,15 @@ def _make(dialect: Dialect) -> TextClause:
 
 @cache
 def _lock(dialect: Dialect) -> TextClause:
+    """Lock all of some gates, or none where not all exist: gates are never removed."""
     lock = f"{dialect.for_update} OF g" if dialect.for_update else ""
     return text(
         f"""
         SELECT g.job_id, g.used, g.rate_from, g.look_at, d.max_concurrency, d.rate
         FROM netscript_job_gates g LEFT JOIN netscript_job_definitions d ON d.id = g.job_id
-        WHERE g.job_id IN {dialect.members("jobs")} ORDER BY g.job_id {lock}
+        WHERE g.job_id IN {dialect.members("jobs")} AND :count = (
+            SELECT count(*) FROM netscript_job_gates k WHERE k.job_id IN {dialect.members("jobs")})
+        ORDER BY g.job_id {lock}
         """
     )
 
