@@ -254,3 +254,16 @@ def test_an_execution_made_late_and_stored_first_is_no_lost_key(store: Store) ->
     assert put(store, early)[0].execution_id == early.id
     hand.end(hand.claim_one())
     assert_clean(store)
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+def test_the_one_more_waits_for_a_first_one_of_another_mode_only_by_a_key_of_both(
+    store: Store, key: str | None
+) -> None:
+    arrive(store, again("while_pending", 1, concurrency_key=key))
+    hand = Hand(store)
+    first = hand.claim_one()
+    (told,) = arrive(store, again("rerun_if_running", 2, concurrency_key=key))
+    assert [claim.id for claim in hand.claim()] == ([] if key else [told.execution_id])
+    hand.end(first)
+    assert_clean(store)
