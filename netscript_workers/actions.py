@@ -81,7 +81,9 @@ def enqueue_job(
             `replace`: until the first one has started, it gets this payload, priority and due
             time (a debounce, with `delay`); then a new one. `rerun_if_running`: nothing until the
             first one has started, then one more, which starts when the first one's attempt has
-            ended. Each but `once` needs a key.
+            ended: use it for every enqueue of the key, because the one more does not wait for a
+            first one of another mode, unless both name one concurrency key. Each but `once` needs
+            a key.
         max_wait: Seconds after which one that is replaced over and over is due all the same; for
             `replace`.
 
