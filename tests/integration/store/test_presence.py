@@ -11,7 +11,7 @@ from netscript_workers.records import TopicRecord, WorkerInfo
 from netscript_workers.store import definitions, depths, leases, presence, topics
 from netscript_workers.store.engine import Store
 from netscript_workers.store.schema import executions
-from netscript_workers.topics import Served, dump_served, load_served
+from netscript_workers.topics import Served, dump_topics, load_served
 from tests.integration.store.crowds import multiply
 from tests.kit import Hand, lose, new, put, run
 
@@ -72,7 +72,7 @@ def test_many_executions_are_counted_and_some_are_named(store: Store) -> None:
     "served", [Served(), Served(("x", "y")), Served(but=frozenset({"b", "a"}))]
 )
 def test_what_a_worker_serves_is_read_back(served: Served) -> None:
-    assert load_served(dump_served(served)) == served
+    assert load_served(dump_topics(served)) == served
 
 
 def test_a_worker_is_told_to_leave_by_its_next_renewal(store: Store) -> None:
