@@ -175,6 +175,8 @@ def _at_the_key(place: _Place, row: Row[Any]) -> Told:
 
 
 def _at_the_gate(place: _Place, row: Row[Any]) -> Told:
+    if (told := _nobody(row, _capacity(place, row))) is not None:
+        return told
     gate = place.row(_GATE, job=row.job_id)
     ahead = place.count(_AHEAD_AT_GATE, job=row.job_id, id=row.id)
     most, rate = (None, None) if gate is None else (gate.max_concurrency, gate.rate)
@@ -188,8 +190,6 @@ def _at_the_gate(place: _Place, row: Row[Any]) -> Told:
         at = None if gate is None else gate.look_at or gate.rate_from
         facts["next_at"] = None if at is None else from_micros(at)
         return "rate-limit", f"Job {row.job_id} is limited to {rate}{behind}.", facts
-    if (told := _nobody(row, _capacity(place, row))) is not None:
-        return told
     return "job-limit", f"Job {row.job_id} has a place for it, and it is about to be let in.", facts
 
 

@@ -328,6 +328,10 @@ def test_what_waits_at_the_gate_of_its_job_says_so(store: Store) -> None:
     run(store, "UPDATE netscript_job_definitions SET max_concurrency = NULL, rate = '10/s'")
     found = told(store, given)
     assert (found.code, found.facts["rate"]) == ("rate-limit", "10/s")
+    run(store, "DELETE FROM netscript_workers")
+    for rate in (None, "10/s"):
+        run(store, "UPDATE netscript_job_definitions SET rate = :rate", rate=rate)
+        assert told(store, given).code == "no-worker"
 
 
 def test_unknown_ones_are_refused(store: Store) -> None:
