@@ -19,12 +19,14 @@ from netscript_workers.topics import load_bounds, load_served
 class Capacity:
     """Workers that live and claim: how many there are, know the job, and serve its topic too.
 
+    Others live, but are leaving.
     Of the last: how many are stuck, how many slots the topic shares with others (or has to itself),
     how many of these are used; how many of the topic may run and do; whether there is a place for
     one more, and whether one is wanting only because of the topic's bound.
     """
 
     all: int
+    leaving: int
     knowing: int
     serving: int
     stalled: int
@@ -41,10 +43,12 @@ def capacity_for(
 ) -> Capacity:
     """Tell who there is for a job in a topic, and what room they have."""
     alive = conn.execute(_ALIVE, {"now": now}).all()
-    knowing = [one for one in alive if job_id in json.loads(one.jobs)]
+    claiming = [one for one in alive if one.claims]
+    knowing = [one for one in claiming if job_id in json.loads(one.jobs)]
     serving = [one for one in knowing if topic in load_served(one.topics)]
     found = Capacity(
-        all=len(alive),
+        all=len(claiming),
+        leaving=len(alive) - len(claiming),
         knowing=len(knowing),
         serving=len(serving),
         stalled=sum(one.stalled_at is not None for one in serving),
@@ -77,8 +81,9 @@ def _runs(
 
 _ALIVE = text(
     """
-    SELECT id, concurrency, jobs, topics, stalled_at FROM netscript_workers
-    WHERE lease_until > :now AND state = 'running' AND NOT drain_requested
+    SELECT id, concurrency, jobs, topics, stalled_at,
+        state = 'running' AND NOT drain_requested AS claims
+    FROM netscript_workers WHERE lease_until > :now
     """
 )
 

@@ -241,6 +241,10 @@ def _paused(place: _Place, row: Row[Any]) -> Told | None:
 def _nobody(row: Row[Any], workers: Capacity) -> Told | None:
     """Tell that nobody is there who could run it, if that is so."""
     facts: dict[str, Any] = {"job_id": row.job_id, "workers": workers.all}
+    if not workers.all and workers.leaving:
+        verb = "is" if workers.leaving == 1 else "are"
+        told = f"No worker claims: {workers.leaving} {verb} leaving."
+        return "no-worker", told, {**facts, "leaving": workers.leaving}
     if not workers.all:
         return "no-worker", "No worker is alive. Start one with: netscript worker", facts
     if not workers.knowing:

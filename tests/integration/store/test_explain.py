@@ -190,7 +190,8 @@ def test_without_a_worker_that_is_the_reason(store: Store) -> None:
     hand = worker(store)
     assert told(store, given).code == "ready"
     leases.set_state(store, hand.id, "draining")
-    assert told(store, given).code == "no-worker"
+    found = told(store, given)
+    assert (found.code, found.sentence) == ("no-worker", "No worker claims: 1 is leaving.")
 
 
 def test_a_job_that_no_worker_knows_is_named_parked_or_not(store: Store) -> None:

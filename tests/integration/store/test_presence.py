@@ -112,6 +112,18 @@ def test_a_stall_is_kept_from_its_beginning_and_cleared(store: Store) -> None:
             assert since is not None
 
 
+def test_workers_that_are_leaving_make_nobody_ready(store: Store) -> None:
+    told, leaving, stays = Hand(store), Hand(store), Hand(store)
+    for one in (told, leaving, stays):
+        one.register()
+    with store.begin() as conn:
+        assert leases.renew(store, conn, told.id, 30, stalled=True)
+    presence.request_drain(store, told.id)
+    leases.set_state(store, leaving.id, "draining")
+    with store.read() as conn:
+        assert presence.live_workers(conn, store.now(conn)) == (1, ())
+
+
 def test_topics_are_those_of_jobs_of_rows_and_those_that_were_told_something(
     store: Store,
 ) -> None:
