@@ -129,13 +129,15 @@ class Worker:
             WorkerFencedError: The lease was lost, and with it every execution.
         """
         self._lifeline = Lifeline(lifelines.folder(self._store.parsed_url), self.id)
+        plan = self._options.plan
         record = WorkerRecord(
             id=self.id,
             version=self._options.version,
-            concurrency=self._options.plan.capacity,
+            concurrency=plan.capacity,
             jobs=tuple(sorted(self._jobs)),
             lifeline=self._lifeline.path,
-            served=self._options.plan.served,
+            served=plan.served,
+            bounds=plan.bounds,
         )
         await asyncio.to_thread(leases.register, self._store, record, self._options.lease)
         manager = self._start(self._lifeline, asyncio.get_running_loop())

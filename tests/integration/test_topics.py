@@ -14,6 +14,7 @@ from netscript_workers.domain import ClaimedExecution
 from netscript_workers.isolation import Isolation
 from netscript_workers.store import suspects
 from netscript_workers.store.engine import Store
+from netscript_workers.store.explain import explain
 from netscript_workers.store.tick import Work
 from netscript_workers.topics import Places, Served, TopicPlan, TopicRule
 from tests.kit import Hand, lose, new, put, rows, scalar, status
@@ -70,6 +71,21 @@ async def test_a_topic_has_no_more_running_than_its_limit_and_others_use_the_res
         await run_out(store, shop)
     assert shop.most["payments"] == 2
     assert shop.most["mails"] <= 6
+
+
+async def test_what_waits_for_a_bounded_topic_of_a_worker_with_free_slots_says_so(
+    store: Store,
+) -> None:
+    shop = Shop("payments")
+    rules = (TopicRule(name="payments", concurrency=1),)
+    async with working(store, *shop.jobs, concurrency=6, topic_rules=rules) as at:
+        at.enqueue(*shop.jobs)
+        await eventually_async(lambda: shop.now["payments"] == 1)
+        waiting = at.enqueue(*shop.jobs)
+        with store.snapshot() as conn:
+            told = explain(conn, store.dialect, waiting, now=store.now(conn))
+        assert (told.code, told.facts["slots"]) == ("topic-busy", 1)
+        await run_out(store, shop)
 
 
 async def test_a_distributed_topic_is_left_to_workers_that_name_it_and_has_slots_of_its_own(
