@@ -17,6 +17,7 @@ from netscript_triggers.cli import (
     verify,
     workers,
 )
+from netscript_triggers.cli.given import check_text
 from netscript_triggers.cli.output import complain
 from netscript_workers.errors import NetscriptError, StoreUnavailableError
 
@@ -54,6 +55,7 @@ def _root(
     ] = False,
 ) -> None:
     """Take the options that come before the command."""
+    check_text(sys.argv[1:])
 
 
 def main() -> None:

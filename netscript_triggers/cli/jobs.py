@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from netscript_triggers.cli.given import payload_of
 from netscript_triggers.cli.output import AsJson, ProjectDir, load_settings, print_json, print_table
 from netscript_triggers.cli.waiting import show_result, show_until_ended
 
@@ -123,7 +123,7 @@ def trigger(
     settings = load_settings(project)
     action = enqueue_job(
         job_id,
-        _payload(payload),
+        payload_of(payload),
         idempotency_key=idempotency_key,
         concurrency_key=concurrency_key,
         priority=priority,
@@ -157,13 +157,6 @@ def trigger(
     finally:
         bell.close()
         store.dispose()
-
-
-def _payload(given: str) -> Any:
-    try:
-        return json.loads(given)
-    except ValueError as error:
-        raise typer.BadParameter(f"it is not JSON: {error}", param_hint="--payload") from None
 
 
 def _say(job_id: str, execution_id: str, *, duplicate: bool, as_json: bool) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from netscript_triggers.cli.given import payload_of
 from netscript_triggers.cli.opening import opened
 from netscript_triggers.cli.output import AsJson, ProjectDir, complain, load_settings, print_json
 from netscript_workers.errors import NetscriptError
@@ -57,7 +57,7 @@ def retry(
         raise typer.BadParameter("name one execution with it", param_hint="--payload")
     with opened(project, rings=True) as store:
         if payload is not None and ids:
-            edited = _payload(payload)
+            edited = payload_of(payload)
             catalog = _catalog(store, project)
             _each(
                 store,
@@ -184,13 +184,6 @@ def _catalog(store: Store, project: Path) -> Any:
 
     settings = load_settings(project)
     return StoredCatalog(store, discover_jobs(settings.project_dir, settings.jobs_dir))
-
-
-def _payload(given: str) -> Any:
-    try:
-        return json.loads(given)
-    except ValueError as error:
-        raise typer.BadParameter(f"it is not JSON: {error}", param_hint="--payload") from None
 
 
 def _each(

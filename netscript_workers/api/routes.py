@@ -41,7 +41,7 @@ def get_readiness(given: Given) -> Response:
         with given.store.read() as conn:
             alive, stalled = presence.live_workers(conn, given.store.now(conn))
         if not alive:
-            checks["workers"] = "none is alive; start one with: netscript worker"
+            checks["workers"] = "none is alive and claims; start one with: netscript worker"
         elif len(stalled) >= alive:
             checks["workers"] = "all that are alive make no progress: their ticks do not end"
     if set(checks.values()) == {"ok"}:

@@ -18,7 +18,7 @@ from functools import cache
 from sqlalchemy import Connection, Row, TextClause, text
 
 from netscript_workers.store.dialects import Dialect
-from netscript_workers.store.gates import unlocked, waits_for
+from netscript_workers.store.gates import READY_REASON, unlocked, waits_for
 from netscript_workers.store.schema import admissions
 
 NOTES_AT_A_TIME = 500
@@ -329,7 +329,8 @@ def _give_way(dialect: Dialect) -> TextClause:
 def _queue(dialect: Dialect) -> TextClause:
     return text(
         f"""
-        UPDATE netscript_executions SET status = 'queued', holds_key = true, reason = NULL
+        UPDATE netscript_executions
+        SET status = 'queued', holds_key = true, reason = {READY_REASON}
         WHERE id IN {unlocked(dialect)} AND status = 'blocked'
         RETURNING id, concurrency_key
         """

@@ -6,9 +6,7 @@ up to a thousand.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, TypeAlias
 
 from sqlalchemy import Connection, Row, TextClause, text
@@ -19,8 +17,8 @@ from netscript_workers.errors import ExecutionNotFoundError
 from netscript_workers.ids import is_id
 from netscript_workers.rates import parse_rate
 from netscript_workers.records import Explanation
+from netscript_workers.store.capacity import Capacity, capacity_for
 from netscript_workers.store.dialects import Dialect
-from netscript_workers.topics import load_served
 
 COUNTED = 1000
 
@@ -41,21 +39,6 @@ class _Place:
     def count(self, statement: TextClause, **bound: Any) -> int:
         found = self.conn.execute(statement, {**bound, "most": COUNTED}).scalar_one()
         return int(found)
-
-
-@dataclass(frozen=True, slots=True)
-class _Workers:
-    """Workers that live and claim: how many there are, know the job, and serve its topic too.
-
-    Of the last: how many slots they have, how many of these are used, and how many are stuck.
-    """
-
-    all: int
-    knowing: int
-    serving: int
-    stalled: int
-    slots: int
-    used: int
 
 
 def explain(conn: Connection, dialect: Dialect, execution_id: str, *, now: int) -> Explanation:
@@ -142,7 +125,7 @@ def _running(row: Row[Any], now: int) -> Told:
 
 def _scheduled(place: _Place, row: Row[Any]) -> Told:
     left = row.run_at - place.now
-    if left <= 0 and (told := _nobody(row, _workers(place, row))) is not None:
+    if left <= 0 and (told := _nobody(row, _capacity(place, row))) is not None:
         return told
     because = {
         Reason.DELAY: "as it was enqueued for then",
@@ -186,12 +169,14 @@ def _at_the_key(place: _Place, row: Row[Any]) -> Told:
         facts["first"] = str(first.id)
         sentence = f"It is blocked by key {key}: execution {first.id} goes first{behind}."
         return "concurrency-key", sentence, facts
-    if (told := _nobody(row, _workers(place, row))) is not None:
+    if (told := _nobody(row, _capacity(place, row))) is not None:
         return told
     return "concurrency-key", f"Its key {key} is free, and it is about to be let in.", facts
 
 
 def _at_the_gate(place: _Place, row: Row[Any]) -> Told:
+    if (told := _nobody(row, _capacity(place, row))) is not None:
+        return told
     gate = place.row(_GATE, job=row.job_id)
     ahead = place.count(_AHEAD_AT_GATE, job=row.job_id, sort_at=row.sort_at, id=row.id)
     most, rate = (None, None) if gate is None else (gate.max_concurrency, gate.rate)
@@ -205,15 +190,13 @@ def _at_the_gate(place: _Place, row: Row[Any]) -> Told:
         at = None if gate is None else gate.look_at or gate.rate_from
         facts["next_at"] = None if at is None else from_micros(at)
         return "rate-limit", f"Job {row.job_id} is limited to {rate}{behind}.", facts
-    if (told := _nobody(row, _workers(place, row))) is not None:
-        return told
     return "job-limit", f"Job {row.job_id} has a place for it, and it is about to be let in.", facts
 
 
 def _queued(place: _Place, row: Row[Any]) -> Told:
     if (told := _paused(place, row)) is not None:
         return told
-    workers = _workers(place, row)
+    workers = _capacity(place, row)
     if (told := _nobody(row, workers)) is not None:
         return told
     if row.parked and row.losses >= SUSPECT_AFTER:
@@ -228,14 +211,24 @@ def _queued(place: _Place, row: Row[Any]) -> Told:
             rated = {"topic": row.topic, "rate": topic.rate, "next_at": from_micros(at)}
             return "topic-rate", f"Topic {row.topic} is limited to {topic.rate}.", rated
     ahead = place.count(_AHEAD, topic=row.topic, sort_at=row.sort_at, id=row.id)
+    return _at_the_slots(row, workers, ahead)
+
+
+def _at_the_slots(row: Row[Any], workers: Capacity, ahead: int) -> Told:
     facts = {"ahead": ahead, "slots": workers.slots, "used": workers.used}
     before = f"{_many(ahead)} of topic {row.topic} come before it"
-    if workers.used >= workers.slots:
+    if workers.has_place:
+        return "ready", f"It is ready, and about to be claimed; {before}.", facts
+    if workers.is_bounded:
+        bound, running = workers.bound, workers.of_topic
         sentence = (
-            f"All {workers.slots} slots of the workers that know its job are in use; {before}."
+            f"Topic {row.topic} may use {bound} slots of the workers that know its job, and "
+            f"{running} of it run; {before}."
         )
-        return "workers-busy", sentence, facts
-    return "ready", f"It is ready, and about to be claimed; {before}.", facts
+        busy = {"topic": row.topic, "ahead": ahead, "slots": bound, "used": running}
+        return "topic-busy", sentence, busy
+    sentence = f"All {workers.slots} slots of the workers that know its job are in use; {before}."
+    return "workers-busy", sentence, facts
 
 
 def _paused(place: _Place, row: Row[Any]) -> Told | None:
@@ -245,9 +238,13 @@ def _paused(place: _Place, row: Row[Any]) -> Told | None:
     return "topic-paused", f"Its topic is paused: {row.topic}.", {"topic": row.topic}
 
 
-def _nobody(row: Row[Any], workers: _Workers) -> Told | None:
+def _nobody(row: Row[Any], workers: Capacity) -> Told | None:
     """Tell that nobody is there who could run it, if that is so."""
     facts: dict[str, Any] = {"job_id": row.job_id, "workers": workers.all}
+    if not workers.all and workers.leaving:
+        verb = "is" if workers.leaving == 1 else "are"
+        told = f"No worker claims: {workers.leaving} {verb} leaving."
+        return "no-worker", told, {**facts, "leaving": workers.leaving}
     if not workers.all:
         return "no-worker", "No worker is alive. Start one with: netscript worker", facts
     if not workers.knowing:
@@ -262,22 +259,8 @@ def _nobody(row: Row[Any], workers: _Workers) -> Told | None:
     return None
 
 
-def _workers(place: _Place, row: Row[Any]) -> _Workers:
-    alive = place.conn.execute(_ALIVE, {"now": place.now}).all()
-    knowing = [one for one in alive if row.job_id in json.loads(one.jobs)]
-    serving = [one for one in knowing if row.topic in load_served(one.topics)]
-    used = 0
-    if serving:
-        ids = {"ids": json.dumps(sorted(str(one.id) for one in serving))}
-        used = int(place.conn.execute(_used(place.dialect), ids).scalar_one())
-    return _Workers(
-        all=len(alive),
-        knowing=len(knowing),
-        serving=len(serving),
-        stalled=sum(one.stalled_at is not None for one in serving),
-        slots=sum(one.concurrency for one in serving),
-        used=used,
-    )
+def _capacity(place: _Place, row: Row[Any]) -> Capacity:
+    return capacity_for(place.conn, place.dialect, row.job_id, row.topic, now=place.now)
 
 
 def _many(count: int) -> str:
@@ -349,19 +332,3 @@ _GATE = text(
     LEFT JOIN netscript_job_gates g ON g.job_id = d.id WHERE d.id = :job
     """
 )
-_ALIVE = text(
-    """
-    SELECT id, concurrency, jobs, topics, stalled_at FROM netscript_workers
-    WHERE lease_until > :now AND state = 'running' AND NOT drain_requested
-    """
-)
-
-
-@cache
-def _used(dialect: Dialect) -> TextClause:
-    return text(
-        f"""
-        SELECT count(*) FROM netscript_executions
-        WHERE status = 'running' AND worker_id IN {dialect.members("ids", "id")}
-        """
-    )

@@ -16,12 +16,16 @@ from functools import cache
 from sqlalchemy import Connection, Row, TextClause, text
 
 from netscript_workers.clock import MICROSECONDS
+from netscript_workers.domain import SUSPECT_AFTER, Reason
 from netscript_workers.rates import Rate, parse_rate
 from netscript_workers.store.dialects import Dialect
 
 LET_IN_AT_A_TIME = 500
 # Who was let in and has not begun takes the turn of those behind it. When it begins nobody tells.
 _SOONEST_LOOK, _LATEST_LOOK = MICROSECONDS // 20, MICROSECONDS
+# The reason of one that becomes `queued`: none, unless it is set apart from the rest.
+READY_REASON = f"""CASE WHEN NOT parked THEN NULL WHEN losses >= {SUSPECT_AFTER}
+                   THEN '{Reason.ALONE.value}' ELSE '{Reason.NO_WORKER.value}' END"""
 
 
 def waits_for(job_id: str) -> str:
@@ -324,7 +328,7 @@ def _let_in(dialect: Dialect) -> TextClause:
     return text(
         f"""
         UPDATE netscript_executions
-        SET status = 'queued', holds_job = :yes, wants_job = :no, reason = NULL,
+        SET status = 'queued', holds_job = :yes, wants_job = :no, reason = {READY_REASON},
             holds_key = concurrency_key IS NOT NULL
         WHERE id IN {unlocked(dialect)} AND status = 'blocked' AND wants_job
         RETURNING id

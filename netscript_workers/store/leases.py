@@ -18,9 +18,10 @@ from netscript_workers.domain import SUSPECT_AFTER, Reason
 from netscript_workers.store import cancelling, changes
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.engine import Store
+from netscript_workers.store.gates import READY_REASON
 from netscript_workers.store.lifelines import Life, look, remove
 from netscript_workers.store.schema import attempts, workers
-from netscript_workers.topics import Served, dump_served
+from netscript_workers.topics import Bounds, Served, dump_topics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,7 @@ class WorkerRecord:
         jobs: The ids of the jobs it knows.
         lifeline: The file whose lock tells that it lives.
         served: The topics from which it claims.
+        bounds: How many of each run in it at a time; None without any bound.
     """
 
     id: str
@@ -40,6 +42,7 @@ class WorkerRecord:
     jobs: tuple[str, ...]
     lifeline: Path
     served: Served = field(default_factory=Served)
+    bounds: Bounds | None = None
 
 
 def register(store: Store, worker: WorkerRecord, lease: float) -> None:
@@ -53,7 +56,7 @@ def register(store: Store, worker: WorkerRecord, lease: float) -> None:
             "version": worker.version,
             "concurrency": worker.concurrency,
             "jobs": json.dumps(worker.jobs),
-            "topics": dump_served(worker.served),
+            "topics": dump_topics(worker.served, worker.bounds),
             "lifeline": str(worker.lifeline),
             "state": "running",
             "started_at": now,
@@ -259,7 +262,8 @@ _HELD = text("SELECT id FROM netscript_executions WHERE status = 'running' AND w
 def _give_back_some(dialect: Dialect) -> TextClause:
     return text(
         f"""
-        UPDATE netscript_executions SET status = 'queued', worker_id = NULL
+        UPDATE netscript_executions
+        SET status = 'queued', worker_id = NULL, reason = {READY_REASON}
         WHERE id IN {dialect.members("ids", "id")} AND status = 'running'
           AND worker_id = :worker
         RETURNING id, cancel_requested

@@ -62,9 +62,10 @@ def request_drain(store: Store, worker_id: str) -> WorkerInfo:
 
 
 def live_workers(conn: Connection, now: int) -> tuple[int, tuple[str, ...]]:
-    """Return how many workers hold a valid lease, and who of them makes no progress.
+    """Return how many workers hold a valid lease and claim, and who of them makes no progress.
 
-    Of those, so many as are listed are named, as `host:process (id)`.
+    One that is leaving claims no more. Of those that make no progress, so many as are listed are
+    named, as `host:process (id)`.
     """
     alive = int(conn.execute(_ALIVE, {"now": now}).scalar_one())
     stalled = conn.execute(_STALLED, {"now": now, "limit": MAX_LISTED})
@@ -115,10 +116,11 @@ _COLUMNS = (
 _LIST = text(f"SELECT {_COLUMNS} FROM netscript_workers ORDER BY id DESC LIMIT :limit")
 _ONE = text(f"SELECT {_COLUMNS} FROM netscript_workers WHERE id = :id")
 _COUNT = text("SELECT count(*) FROM netscript_workers")
-_ALIVE = text("SELECT count(*) FROM netscript_workers WHERE lease_until > :now")
+_CLAIMING = "lease_until > :now AND state = 'running' AND NOT drain_requested"
+_ALIVE = text(f"SELECT count(*) FROM netscript_workers WHERE {_CLAIMING}")
 _STALLED = text(
     "SELECT id, host, pid FROM netscript_workers "
-    "WHERE lease_until > :now AND stalled_at IS NOT NULL ORDER BY id LIMIT :limit"
+    f"WHERE {_CLAIMING} AND stalled_at IS NOT NULL ORDER BY id LIMIT :limit"
 )
 # What runs is no more than there are slots.
 _RANKED = """

@@ -14,7 +14,7 @@ from netscript_workers.store import cancelling, leases, parking, retries, suspec
 from netscript_workers.store.engine import Store
 from netscript_workers.store.explain import COUNTED, explain
 from netscript_workers.testing import ManualClock
-from netscript_workers.topics import Served, dump_served
+from netscript_workers.topics import Bounds, Served, dump_topics
 from tests.kit import Hand, lose, new, put, run
 
 DEATH = Death(exit_code=None, signal=11, peak_memory=None)
@@ -190,7 +190,8 @@ def test_without_a_worker_that_is_the_reason(store: Store) -> None:
     hand = worker(store)
     assert told(store, given).code == "ready"
     leases.set_state(store, hand.id, "draining")
-    assert told(store, given).code == "no-worker"
+    found = told(store, given)
+    assert (found.code, found.sentence) == ("no-worker", "No worker claims: 1 is leaving.")
 
 
 def test_a_job_that_no_worker_knows_is_named_parked_or_not(store: Store) -> None:
@@ -209,11 +210,11 @@ def test_a_topic_that_no_worker_serves_is_named(store: Store) -> None:
     put(store, given)
     worker(store)
     assert told(store, given).code == "ready"
-    run(store, "UPDATE netscript_workers SET topics = :served", served=dump_served(Served(("x",))))
+    run(store, "UPDATE netscript_workers SET topics = :served", served=dump_topics(Served(("x",))))
     found = told(store, given)
     assert found.code == "no-worker-for-topic"
     assert found.sentence == "No live worker that knows job a serves topic far."
-    but = dump_served(Served(but=frozenset({"far"})))
+    but = dump_topics(Served(but=frozenset({"far"})))
     run(store, "UPDATE netscript_workers SET topics = :served", served=but)
     assert told(store, given).code == "no-worker-for-topic"
     Hand(store, ["a"]).register()
@@ -252,6 +253,46 @@ def test_when_all_slots_are_used_it_says_so(store: Store) -> None:
     assert found.facts == {"ahead": 2, "slots": 10, "used": 10}
 
 
+def test_when_its_topic_may_use_no_more_slots_it_says_so(store: Store) -> None:
+    hand = worker(store)
+    bound(store, Bounds(10, most={"x": 2}))
+    put(store, *(new(topic="x") for _ in range(2)))
+    hand.claim(2)
+    given, other = new(topic="x"), new()
+    put(store, given, other)
+    found = told(store, given)
+    assert found.code == "topic-busy"
+    assert found.facts == {"topic": "x", "ahead": 0, "slots": 2, "used": 2}
+    assert found.sentence == (
+        "Topic x may use 2 slots of the workers that know its job, and 2 of it run; "
+        "0 of topic x come before it."
+    )
+    assert told(store, other).code == "ready"
+    worker(store)  # which bounds no topic
+    assert told(store, given).code == "ready"
+
+
+def test_slots_of_a_topic_apart_are_counted_apart(store: Store) -> None:
+    hand = worker(store)
+    bound(store, Bounds(8, own={"x": 2}))
+    put(store, *(new(topic="x") for _ in range(2)))
+    hand.claim(2)
+    given, other = new(topic="x"), new()
+    put(store, given, other)
+    assert told(store, given).code == "topic-busy"
+    assert (told(store, other).code, told(store, other).facts["used"]) == ("ready", 0)
+    put(store, *(new(priority=90) for _ in range(8)))
+    hand.claim(9)
+    assert told(store, other).code == "workers-busy"
+    assert told(store, other).facts["slots"] == 8
+
+
+def bound(store: Store, bounds: Bounds) -> None:
+    """Have the workers on the list tell of these bounds."""
+    told = dump_topics(Served(), bounds)
+    run(store, "UPDATE netscript_workers SET topics = :told", told=told)
+
+
 def test_no_more_is_counted_than_a_thousand(store: Store) -> None:
     worker(store)
     put(store, *(new() for _ in range(COUNTED + 50)))
@@ -288,6 +329,10 @@ def test_what_waits_at_the_gate_of_its_job_says_so(store: Store) -> None:
     run(store, "UPDATE netscript_job_definitions SET max_concurrency = NULL, rate = '10/s'")
     found = told(store, given)
     assert (found.code, found.facts["rate"]) == ("rate-limit", "10/s")
+    run(store, "DELETE FROM netscript_workers")
+    for rate in (None, "10/s"):
+        run(store, "UPDATE netscript_job_definitions SET rate = :rate", rate=rate)
+        assert told(store, given).code == "no-worker"
 
 
 def test_unknown_ones_are_refused(store: Store) -> None:

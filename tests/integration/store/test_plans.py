@@ -17,6 +17,8 @@ from netscript_workers.store.retention import Retention, prune
 from tests.integration.store.scenes import no_folder, statements_of
 from tests.kit import Hand, ended, new, put, rows, run, sweep
 
+pytestmark = pytest.mark.fresh_database
+
 
 @pytest.fixture(autouse=True)
 def some_work(store: Store) -> None:

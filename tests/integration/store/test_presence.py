@@ -11,7 +11,7 @@ from netscript_workers.records import TopicRecord, WorkerInfo
 from netscript_workers.store import definitions, depths, leases, presence, topics
 from netscript_workers.store.engine import Store
 from netscript_workers.store.schema import executions
-from netscript_workers.topics import Served, dump_served, load_served
+from netscript_workers.topics import Served, dump_topics, load_served
 from tests.integration.store.crowds import multiply
 from tests.kit import Hand, lose, new, put, run
 
@@ -72,7 +72,7 @@ def test_many_executions_are_counted_and_some_are_named(store: Store) -> None:
     "served", [Served(), Served(("x", "y")), Served(but=frozenset({"b", "a"}))]
 )
 def test_what_a_worker_serves_is_read_back(served: Served) -> None:
-    assert load_served(dump_served(served)) == served
+    assert load_served(dump_topics(served)) == served
 
 
 def test_a_worker_is_told_to_leave_by_its_next_renewal(store: Store) -> None:
@@ -110,6 +110,18 @@ def test_a_stall_is_kept_from_its_beginning_and_cleared(store: Store) -> None:
             assert hand.id in names[0]
             since = shown.stalled_at
             assert since is not None
+
+
+def test_workers_that_are_leaving_make_nobody_ready(store: Store) -> None:
+    told, leaving, stays = Hand(store), Hand(store), Hand(store)
+    for one in (told, leaving, stays):
+        one.register()
+    with store.begin() as conn:
+        assert leases.renew(store, conn, told.id, 30, stalled=True)
+    presence.request_drain(store, told.id)
+    leases.set_state(store, leaving.id, "draining")
+    with store.read() as conn:
+        assert presence.live_workers(conn, store.now(conn)) == (1, ())
 
 
 def test_topics_are_those_of_jobs_of_rows_and_those_that_were_told_something(
