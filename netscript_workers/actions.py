@@ -22,12 +22,10 @@ from netscript_workers.domain import (
 from netscript_workers.errors import ConfigurationError, PayloadInvalidError
 from netscript_workers.ids import new_id
 from netscript_workers.jobs import JobDefinition, check_priority
-from netscript_workers.options import check_type
+from netscript_workers.options import MAX_KEY_LENGTH, check_key, check_type
 from netscript_workers.rates import limit_of
 
 P = TypeVar("P", default=Any)
-
-MAX_KEY_LENGTH = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +81,9 @@ def enqueue_job(
             `replace`: until the first one has started, it gets this payload, priority and due
             time (a debounce, with `delay`); then a new one. `rerun_if_running`: nothing until the
             first one has started, then one more, which starts when the first one's attempt has
-            ended. Each but `once` needs a key.
+            ended: use it for every enqueue of the key, because the one more does not wait for a
+            first one of another mode, unless both name one concurrency key. Each but `once` needs
+            a key.
         max_wait: Seconds after which one that is replaced over and over is due all the same; for
             `replace`.
 
@@ -166,36 +166,6 @@ def _check_mode(
     if not (math.isfinite(seconds) and 0 < seconds < MAX_MICROS / 2e6):
         raise ConfigurationError(f"{owner}: max_wait={max_wait!r} must be more than 0 seconds.")
     return float(seconds)
-
-
-def check_key(key: str | None, name: str, owner: str) -> None:
-    """Refuse a key that not every database can hold.
-
-    Raises:
-        ConfigurationError: It is no text, empty, longer than 512 characters, or holds a NUL or a
-            lone surrogate.
-    """
-    if key is None:
-        return
-    if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance] - often a number out of a payload
-        raise ConfigurationError(
-            f"{owner}: {name}={key!r} must be text.", hint=f"Write {name}=str(...)."
-        )
-    if not key or len(key) > MAX_KEY_LENGTH:
-        raise ConfigurationError(
-            f"{owner}: {name} must have 1 to {MAX_KEY_LENGTH} characters, not {len(key)}."
-        )
-    if "\0" in key or not _is_unicode(key):
-        raise ConfigurationError(f"{owner}: {name} holds a character that can't be stored.")
-
-
-def _is_unicode(key: str) -> bool:
-    """Tell whether UTF-8 can write it; a lone surrogate can't be."""
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 @dataclass(slots=True, kw_only=True)  # not frozen, for one is made for every event

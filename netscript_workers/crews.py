@@ -121,9 +121,14 @@ class Crew:
         for one in self._all:
             one.cancel(execution_id)
 
+    def hand_back(self) -> None:
+        """Start nothing more; let others have what was claimed and has not begun."""
+        self.isolation.leave()
+        for one in self._all:
+            one.hand_back()
+
     def drain(self) -> None:
         """End what can be ended; it is stored as not having had its turn."""
-        self.isolation.leave()
         for one in self._all:
             one.drain()
 

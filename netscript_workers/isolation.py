@@ -56,6 +56,8 @@ class Isolation:
         self._on_end = on_end
         self._on_wanted = on_wanted
         self._wanted = threading.Event()
+        # Where a suspect may wait although none is found: in topics that had no place left.
+        self._left_out: frozenset[str | None] = frozenset()
         self._leaving = False
         # By id, the token of the claim: the same one may be claimed again before its end is heard.
         self._mine: dict[str, int] = {}
@@ -82,14 +84,24 @@ class Isolation:
         Args:
             places: How many of each topic may be claimed, where that is bounded.
         """
-        if not self._wanted.is_set() or len(self._mine) >= (os.cpu_count() or 1):
+        if len(self._mine) >= (os.cpu_count() or 1):
+            return None
+        full = _full(places)
+        is_wanted = self._wanted.is_set()
+        # Each look is a transaction: there is none before one of the topics left out has a place.
+        if not is_wanted and self._left_out <= full:
             return None
         topics = self._topics if places is None else places.narrow(self._topics)
-        found = suspects.claim(self._store, self._worker_id, self._jobs, topics)
+        self._wanted.clear()  # first, so that a wish that comes meanwhile is not lost
+        try:
+            found = suspects.claim(self._store, self._worker_id, self._jobs, topics)
+        except BaseException:
+            self._wanted.set()
+            raise
         if found is None:
-            if topics == self._topics:  # else one may wait for a place in another topic
-                self._wanted.clear()
+            self._left_out = full if is_wanted else self._left_out & full
         else:
+            self._wanted.set()  # there may be more
             self._mine[found.id] = found.token
         return found
 
@@ -111,3 +123,10 @@ class Isolation:
             del self._mine[claim.id]
         self._on_end(claim, outcome)
         self.want()  # it may be to run again, or others wait
+
+
+def _full(places: Places | None) -> frozenset[str | None]:
+    """Return the topics without a place left; None stands for all that have no bound."""
+    if places is None:
+        return frozenset()
+    return places.full if places.shared > 0 else places.full | {None}

@@ -148,7 +148,7 @@ class Maintenance:
             now = self._store.now(conn)
             found = sweeping.sweep_keys(conn, self._store.dialect, self._swept_to, now)
             repaired, self._swept_to = found
-            drifted, self._counted_to = batches.sweep(conn, self._store.dialect, self._counted_to)
+        drifted = self._sweep_batches()
         # By itself: gates are locked before slots.
         with self._store.begin() as conn:
             gates = sweeping.sweep_gates(conn, self._store.dialect, self._store.now(conn))
@@ -161,6 +161,15 @@ class Maintenance:
         if repaired or drifted or gates:
             self._on_rescued()
         return bool(repaired or drifted or gates)
+
+    def _sweep_batches(self) -> int:
+        # By itself: counting takes its time, and nobody is to wait for a slot meanwhile.
+        with self._store.begin() as conn:
+            if not self._store.dialect.try_lock(conn, "sweep"):
+                return 0
+            found = batches.sweep(conn, self._store.dialect, self._counted_to)
+            drifted, self._counted_to = found
+        return drifted
 
     def park(self) -> bool:
         """Put aside executions of jobs that no worker knows, bring back those that one knows."""

@@ -7,6 +7,8 @@ from typing import Any
 
 from netscript_workers.errors import ConfigurationError, nearest
 
+MAX_KEY_LENGTH = 512
+
 
 class OptionError(ConfigurationError, TypeError):
     """An option has a name or a type that is not known."""
@@ -46,3 +48,33 @@ def check_type(
     accepted = kinds if isinstance(kinds, tuple) else (kinds,)
     if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
         raise OptionError(f"{owner}: {name}={value!r} must be {wanted}.")
+
+
+def check_key(key: str | None, name: str, owner: str) -> None:
+    """Refuse a key that not every database can hold.
+
+    Raises:
+        ConfigurationError: It is no text, empty, longer than 512 characters, or holds a NUL or a
+            lone surrogate.
+    """
+    if key is None:
+        return
+    if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance] - often a number out of a payload
+        raise ConfigurationError(
+            f"{owner}: {name}={key!r} must be text.", hint=f"Write {name}=str(...)."
+        )
+    if not key or len(key) > MAX_KEY_LENGTH:
+        raise ConfigurationError(
+            f"{owner}: {name} must have 1 to {MAX_KEY_LENGTH} characters, not {len(key)}."
+        )
+    if "\0" in key or not _is_unicode(key):
+        raise ConfigurationError(f"{owner}: {name} holds a character that can't be stored.")
+
+
+def _is_unicode(key: str) -> bool:
+    """Tell whether UTF-8 can write it; a lone surrogate can't be."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

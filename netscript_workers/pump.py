@@ -233,11 +233,16 @@ class Pump:
                 backoff = min(backoff * 2, _LAST_BACKOFF)
                 give_up_at = min(give_up_at, time.monotonic() + _LAST_WORDS_SECONDS)
             else:
-                held, backoff, give_up_at = _Held(), _FIRST_BACKOFF, float("inf")
+                wait = min(wait, self._ticker.held_up.due_in())
+                held, backoff = _Held(), _FIRST_BACKOFF
+                last = time.monotonic() + _LAST_WORDS_SECONDS
+                waits = stopping and self._ticker.held_up
+                give_up_at = min(give_up_at, last) if waits else float("inf")
                 self._came_round = time.monotonic()
                 if self._running:
                     wait = min(wait, self._cancels.next_in())
-            if stopping and not (held.work.has_results and time.monotonic() < give_up_at):
+            unsaid = held.work.has_results or self._ticker.held_up
+            if stopping and not (unsaid and time.monotonic() < give_up_at):
                 self._waiter.close()
                 return
             if self._unsure:
@@ -273,9 +278,10 @@ class Pump:
         work.found = None  # what a look has found before a tick that failed is old
         ended = {end.claim.id for end in work.ended}
         if self._unsure:
-            known = self._running.keys() | ended
+            known = self._running.keys() | ended | self._ticker.held_up.ids
             leases.give_back_unknown(self._own, self._worker_id, known)
             self._unsure = False
+        self._store_held_up()
         self._share_slots(work, self._running.keys() - ended)
         # A hint may be lost, and who is busy waits for none.
         marks = self._ticker.marks
@@ -319,6 +325,15 @@ class Pump:
             self._look = True
             wait = wait if done.full else 0.0
         return wait
+
+    def _store_held_up(self) -> None:
+        if self._ticker.held_up.due_in() > 0:
+            return
+        done = self._ticker.store_held_up()
+        self._look = self._look or done.others  # here as well it can be claimed
+        if done.others:
+            self._bell.ring()
+        self._loop.call_soon_threadsafe(self._hand_over, done, _Held())
 
     def _share_slots(self, work: Work, running: Set[str]) -> None:
         """Say how many executions may be claimed, in all, of each topic and in each lane."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, cast
 
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     BaseModel,
     BeforeValidator,
@@ -38,7 +39,7 @@ from netscript_workers.domain import RuntimeName
 from netscript_workers.errors import ConfigurationError, nearest
 from netscript_workers.lanes import default_slots
 from netscript_workers.rates import parse_rate
-from netscript_workers.topics import MAX_CONCURRENCY, TopicMode, TopicRule
+from netscript_workers.topics import MAX_CONCURRENCY, TopicMode, TopicRule, check_topic, parse_topic
 
 PREFIX = "NETSCRIPT_"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -55,28 +56,8 @@ _NO_VARIABLE = f"{PREFIX}{_TABLES.upper()}"
 def _split(value: Any) -> Any:
     """Read `a,b` as a list of names."""
     if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip()) or None
+        return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
-
-
-def _topic(entry: str) -> tuple[str, int | None]:
-    """Read `payments` or `payments:10`: a name and how many of it run at a time.
-
-    Raises:
-        ValueError: It is neither.
-    """
-    name, colon, number = entry.partition(":")
-    name = name.strip()
-    if not colon:
-        return name, None
-    try:
-        count = int(number)
-    except ValueError:
-        count = 0
-    if not name or not 1 <= count <= MAX_CONCURRENCY:
-        msg = f"write NAME or NAME:CONCURRENCY (1 to {MAX_CONCURRENCY:,}), not {entry!r}"
-        raise ValueError(msg)
-    return name, count
 
 
 def _two_numbers(value: Any) -> Any:
@@ -91,12 +72,15 @@ def _two_numbers(value: Any) -> Any:
     return value
 
 
+_TopicName: TypeAlias = Annotated[str, AfterValidator(check_topic)]
+
+
 class TopicTable(BaseModel):
     """`[tool.netscript.topics.NAME]` in the project's file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    concurrency: int | None = Field(default=None, ge=1, le=MAX_CONCURRENCY)
+    concurrency: int | None = Field(default=None, ge=1, le=MAX_CONCURRENCY, strict=True)
     mode: TopicMode = "combined"
     rate: str | None = None
 
@@ -136,7 +120,7 @@ class Settings(BaseSettings):
     recycle_runs: int = Field(default=10_000, ge=1)
     recycle_mib: int = Field(default=512, ge=1)
     topics: Annotated[tuple[str, ...] | None, NoDecode, BeforeValidator(_split)] = None
-    topic_tables: dict[str, TopicTable] = Field(default_factory=dict[str, TopicTable])
+    topic_tables: dict[_TopicName, TopicTable] = Field(default_factory=dict[str, TopicTable])
     api_tokens: SecretStr | None = None
     host: str = "127.0.0.1"
     port: int = Field(default=8091, ge=0, le=65_535)
@@ -171,7 +155,10 @@ class Settings(BaseSettings):
     @field_validator("topics")
     @classmethod
     def _only_topics(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        names = [_topic(entry)[0] for entry in value or ()]
+        if value == ():
+            msg = "name at least one topic, or leave it unset to serve all"
+            raise ValueError(msg)
+        names = [parse_topic(entry)[0] for entry in value or ()]
         for name in names:
             if names.count(name) > 1:
                 msg = f'the topic "{name}" stands there twice'
@@ -243,7 +230,7 @@ class Settings(BaseSettings):
     @property
     def served_topics(self) -> tuple[str, ...] | None:
         """The names of the topics that workers serve; None for all."""
-        return None if self.topics is None else tuple(_topic(entry)[0] for entry in self.topics)
+        return None if self.topics is None else tuple(parse_topic(one)[0] for one in self.topics)
 
     @property
     def topic_rules(self) -> tuple[TopicRule, ...]:
@@ -252,7 +239,7 @@ class Settings(BaseSettings):
             name: TopicRule(name=name, **table.model_dump())
             for name, table in self.topic_tables.items()
         }
-        for name, concurrency in map(_topic, self.topics or ()):
+        for name, concurrency in map(parse_topic, self.topics or ()):
             rule = rules.get(name, TopicRule(name=name))
             if concurrency is not None:
                 rule = replace(rule, concurrency=concurrency)
@@ -361,14 +348,16 @@ def _explain(error: ValidationError, place: Path, flags: Mapping[str, Any]) -> C
     fault = error.errors(include_url=False)[0]
     field = str(fault["loc"][0]) if fault["loc"] else ""
     field = "concurrency" if field == "WORKERS_CONCURRENCY" else field
+    told = fault["msg"].removeprefix("Value error, ").removesuffix(".")
     if field == _TABLES:
         path, _ = project_table(place)
-        where = ".".join(map(str, ("topics", *fault["loc"][1:])))
-        told = fault["msg"].removeprefix("Value error, ")
+        inside = fault["loc"][1:]
+        if inside[-1:] == ("[key]",):  # the name itself, which is shown as the value
+            inside = ()
+        where = ".".join(map(str, ("topics", *inside)))
         return ConfigurationError(
             f"{path.name}, {where}: {fault['input']!r} can't be used: {told}."
         )
-    told = fault["msg"].removeprefix("Value error, ")
     if not field:
         return ConfigurationError(f"The settings don't fit together: {told}.")
     value = "the value given" if field in _SECRET else repr(fault["input"])

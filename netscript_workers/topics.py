@@ -3,16 +3,46 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from netscript_workers.domain import ClaimedExecution
+from netscript_workers.options import check_key
 
 TopicMode: TypeAlias = Literal["combined", "distributed"]
 
 MAX_CONCURRENCY = 10_000
+
+
+def check_topic(name: str) -> str:
+    """Refuse what no job can have as its topic.
+
+    Raises:
+        ConfigurationError: It is empty or too long, or can't be stored.
+    """
+    check_key(name, "name", "a topic")
+    return name
+
+
+def parse_topic(entry: str) -> tuple[str, int | None]:
+    """Read `payments` or `payments:10`: a name and how many of it run at a time.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    name, colon, number = entry.partition(":")
+    name = check_topic(name.strip())
+    if not colon:
+        return name, None
+    # Not everything that int() reads: `1_0` is a slip, not ten.
+    count = int(number) if re.fullmatch("[0-9]{1,9}", number.strip()) else 0
+    if not 1 <= count <= MAX_CONCURRENCY:
+        msg = f"write NAME or NAME:CONCURRENCY (1 to {MAX_CONCURRENCY:,}), not {entry!r}"
+        raise ValueError(msg)
+    return name, count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,9 +117,14 @@ class Places:
         """How many may be claimed in all."""
         return max(self.shared, 0) + sum(max(free, 0) for free in self.own.values())
 
+    @property
+    def full(self) -> frozenset[str]:
+        """The bounded topics without a place left."""
+        return frozenset(name for name in (*self.most, *self.own) if self.of(name) <= 0)
+
     def narrow(self, served: Served) -> Served:
         """Return those of the topics that have a place left."""
-        full = {name for name in (*self.most, *self.own) if self.of(name) <= 0}
+        full = self.full
         if self.shared > 0:
             return Served(served.only, served.but | full)
         return Served(tuple(name for name in self.own if name not in full and name in served))

@@ -96,8 +96,8 @@ class Worker:
         Args:
             reason: Why; it stands in the log.
         """
-        if self._pump is not None:
-            self._pump.stop_claiming()
+        if self._pump is not None and self._crew is not None:
+            self._take_no_more(self._pump, self._crew)
         self._reason = self._reason or reason
         self._stop_wanted.set()
 
@@ -252,6 +252,11 @@ class Worker:
 
         return join
 
+    def _take_no_more(self, pump: Pump, crew: Crew) -> None:
+        """Claim nothing more, and hand back at once what has not begun: it would only wait here."""
+        pump.stop_claiming()
+        crew.hand_back()
+
     def _told_to_leave(self) -> None:
         if not self._stop_wanted.is_set():
             logger.info("worker %s was told to leave: finishing what runs", self.id)
@@ -270,7 +275,7 @@ class Worker:
 
     async def _end_executions(self, store: Store, pump: Pump, crew: Crew) -> None:
         """Let what runs finish; end what is left after the grace, and hand it back."""
-        pump.stop_claiming()
+        self._take_no_more(pump, crew)
         if self._fenced is not None:  # all were dropped, for others have them
             return
         try:

@@ -12,10 +12,12 @@ from sqlalchemy import make_url
 
 from netscript_workers.store import migrations
 from netscript_workers.store.engine import Store
+from netscript_workers.store.schema import VERSION_TABLE
 from netscript_workers.testing import ManualClock
 from tests import servers
 from tests.proxy import Proxy, proxy_of
 from tests.servers import Servers, new_database
+from tests.shelf import Shelf
 
 for _name in list(os.environ):
     if _name.startswith(("NETSCRIPT_", "WORKERS_")) and not _name.startswith("NETSCRIPT_TEST_"):
@@ -97,10 +99,27 @@ def postgres_template(postgres_admin: str) -> Iterator[str]:
         yield str(make_url(url).database)
 
 
+@pytest.fixture(scope="session")
+def postgres_shelf(postgres_admin: str, postgres_template: str) -> Iterator[Shelf]:
+    with Shelf(postgres_admin, postgres_template, version_table=VERSION_TABLE) as shelf:
+        yield shelf
+
+
 @pytest.fixture
-def postgres_url(postgres_admin: str, postgres_template: str) -> Iterator[str]:
-    with new_database(postgres_admin, template=postgres_template) as url:
-        yield url
+def postgres_url(
+    request: pytest.FixtureRequest,
+    postgres_admin: str,
+    postgres_template: str,
+    postgres_shelf: Shelf,
+) -> Iterator[str]:
+    """A migrated database, which was another test's before unless the test wants a fresh one."""
+    if request.node.get_closest_marker("fresh_database") is not None:
+        with new_database(postgres_admin, template=postgres_template) as url:
+            yield url
+        return
+    url = postgres_shelf.take()
+    yield url
+    postgres_shelf.give_back(url)
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ def upgrade() -> None:
         sa.Column("completed_at", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
-    op.create_index("netscript_batches_completed", "netscript_batches", ["completed_at"])
+    op.create_index("netscript_batches_completed", "netscript_batches", ["completed_at", "id"])
     op.create_table(
         "netscript_batch_done",
         sa.Column("batch_id", ID, nullable=False),

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 from fastapi import Request
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from netscript_workers.actions import MAX_KEY_LENGTH
 from netscript_workers.api.answers import MalformedRequestError
 from netscript_workers.domain import IdempotencyMode
 from netscript_workers.errors import PayloadInvalidError, PayloadTooLargeError
+from netscript_workers.options import MAX_KEY_LENGTH
 from netscript_workers.payloads import MAX_JSON_BYTES, fault_details
 from netscript_workers.strict_json import MalformedError, parse
 

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
-from netscript_workers.actions import MAX_KEY_LENGTH
 from netscript_workers.api.answers import Answer
 from netscript_workers.api.bodies import fit, read_object
 from netscript_workers.api.services import Given, Limit, Services, Text
@@ -16,6 +15,7 @@ from netscript_workers.clock import to_micros
 from netscript_workers.domain import ExecutionStatus, Reason
 from netscript_workers.errors import PayloadInvalidError
 from netscript_workers.ids import is_id
+from netscript_workers.options import MAX_KEY_LENGTH
 from netscript_workers.records import ExecutionDetail, ExecutionRecord, Explanation
 from netscript_workers.store import bulk, cancelling, queries, retries
 from netscript_workers.store.bulk import Changed

@@ -14,11 +14,11 @@ from typing import Any, Protocol, get_type_hints
 
 from pydantic import TypeAdapter
 
-from netscript_workers.actions import check_key
 from netscript_workers.clock import SYSTEM_CLOCK
 from netscript_workers.domain import ClaimedExecution
 from netscript_workers.errors import DuplicateStepError, ResultInvalidError, WorkerFencedError
 from netscript_workers.execution.outcome import storable
+from netscript_workers.options import check_key
 from netscript_workers.payloads import to_stored_json
 
 MAX_LOG_LINES = 200

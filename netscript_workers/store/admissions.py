@@ -18,7 +18,7 @@ from functools import cache
 from sqlalchemy import Connection, Row, TextClause, text
 
 from netscript_workers.store.dialects import Dialect
-from netscript_workers.store.gates import unlocked, waits_for
+from netscript_workers.store.gates import READY_REASON, unlocked, waits_for
 from netscript_workers.store.schema import admissions
 
 NOTES_AT_A_TIME = 500
@@ -215,9 +215,9 @@ def lock_slots(
     )
 
 
-def lock_existing(conn: Connection, dialect: Dialect, keys: Collection[str]) -> None:
-    """Lock the slots that there are of these keys, in order."""
-    conn.execute(_lock(dialect), {"keys": json.dumps(sorted(keys))}).all()
+def lock_existing(conn: Connection, dialect: Dialect, keys: Collection[str]) -> set[str]:
+    """Lock the slots that there are of these keys, in order; return their keys."""
+    return set(conn.execute(_lock(dialect), {"keys": json.dumps(sorted(keys))}).scalars())
 
 
 def held_up(
@@ -325,7 +325,8 @@ def _give_way(dialect: Dialect) -> TextClause:
 def _queue(dialect: Dialect) -> TextClause:
     return text(
         f"""
-        UPDATE netscript_executions SET status = 'queued', holds_key = true, reason = NULL
+        UPDATE netscript_executions
+        SET status = 'queued', holds_key = true, reason = {READY_REASON}
         WHERE id IN {unlocked(dialect)} AND status = 'blocked'
         RETURNING id, concurrency_key
         """

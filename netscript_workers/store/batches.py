@@ -134,7 +134,7 @@ def sweep(conn: Connection, dialect: Dialect, after: str) -> tuple[int, str]:
     wrong = {
         str(one.id): one.size - one.done - one.noted
         for one in found
-        if one.size != one.done + one.noted or (one.size >= one.expected and not one.noted)
+        if one.size != one.done + one.noted or (one.size >= one.expected and not one.notes)
     }
     _leave_notes(conn, dialect, wrong)
     return len(wrong), str(found[-1].id) if len(found) == SWEPT_AT_A_TIME else ""
@@ -163,14 +163,21 @@ def _leave_notes(conn: Connection, dialect: Dialect, added: Mapping[str, int]) -
 
 
 _FIRST = "00000000-0000-0000-0000-000000000000"
+# What each batch's set holds, and what the notes that nobody has taken tell of it. They may cancel
+# each other out, so their number counts as well. All notes are read once, not for each batch.
+COUNTED = """
+    (SELECT count(*) FROM netscript_batch_done d WHERE d.batch_id = b.id) AS size,
+    coalesce(n.noted, 0) AS noted, coalesce(n.notes, 0) AS notes"""
+NOTED = """
+    LEFT JOIN (SELECT key, sum(added) AS noted, count(*) AS notes FROM netscript_admissions
+               WHERE kind = 'batch' GROUP BY key) n ON n.key = CAST(b.id AS text)"""
 _OPEN = text(
-    """
-    SELECT b.id, b.expected, b.done,
-        (SELECT count(*) FROM netscript_batch_done d WHERE d.batch_id = b.id) AS size,
-        (SELECT coalesce(sum(n.added), 0) FROM netscript_admissions n
-         WHERE n.kind = 'batch' AND n.key = CAST(b.id AS text)) AS noted
-    FROM netscript_batches b
-    WHERE b.completed_at IS NULL AND b.id > :after ORDER BY b.id LIMIT :limit
+    f"""
+    SELECT b.id, b.expected, b.done, {COUNTED}
+    FROM (SELECT id, expected, done FROM netscript_batches
+          WHERE completed_at IS NULL AND id > :after
+          ORDER BY completed_at, id LIMIT :limit) b {NOTED}
+    ORDER BY b.id
     """
 )
 _SIZE = text("SELECT count(*) FROM netscript_batch_done WHERE batch_id = :id")

@@ -11,12 +11,15 @@ from typing import Any
 from sqlalchemy import Connection, TextClause, text
 
 from netscript_workers.domain import FINAL_STATUSES
-from netscript_workers.errors import ExecutionNotFoundError, StateError
+from netscript_workers.errors import ExecutionNotFoundError, StateError, StoreUnavailableError
 from netscript_workers.ids import is_id
 from netscript_workers.store import changes, finishing
 from netscript_workers.store.dialects import Dialect
-from netscript_workers.store.engine import Store
+from netscript_workers.store.engine import BRIEF_SECONDS, Store
 from netscript_workers.store.finishing import WAITING_COLUMNS
+
+# How long a bulk waits for each one that is held, once the first was held for too long.
+_NEXT_SECONDS = 0.05
 
 
 def cancel(store: Store, execution_id: str) -> None:
@@ -29,12 +32,13 @@ def cancel(store: Store, execution_id: str) -> None:
     Raises:
         ExecutionNotFoundError: There is none with this id.
         StateError: It is finished.
+        StoreUnavailableError: A transaction, perhaps a user's own, holds it for over a second.
     """
     if not is_id(execution_id):
         raise ExecutionNotFoundError(f"There is no execution {execution_id[:100]!r}.")
     # It may go from one table to the other while we look.
     while True:
-        with store.begin() as conn:
+        with store.begin_briefly() as conn:
             row = conn.execute(_find(store.dialect), {"id": execution_id}).one_or_none()
             if row is not None:
                 _cancel(conn, store, [row])
@@ -49,7 +53,8 @@ def cancel(store: Store, execution_id: str) -> None:
 def cancel_chunk(store: Store, ids: Sequence[str]) -> int:
     """Cancel some executions in a few short transactions; return how many were changed.
 
-    It never waits for a row while it has others: those that somebody is at go one by one.
+    It never waits for a row while it has others: those that somebody is at go one by one. What is
+    held for longer, as by a user's own transaction, is left alone.
     """
     dialect = store.dialect
     left, changed = set(ids), 0
@@ -61,10 +66,16 @@ def cancel_chunk(store: Store, ids: Sequence[str]) -> int:
             rows = conn.execute(_find_some(dialect), bound).all()
             changed += _cancel(conn, store, rows)
         left -= {str(row.id) for row in rows}
+    patience = BRIEF_SECONDS
     for execution_id in sorted(left):
-        with store.begin() as conn:
-            rows = conn.execute(_find(dialect), {"id": execution_id}).all()
-            changed += _cancel(conn, store, rows)
+        try:
+            with store.begin_briefly(patience) as conn:
+                rows = conn.execute(_find(dialect), {"id": execution_id}).all()
+                number = _cancel(conn, store, rows)
+        except StoreUnavailableError:
+            patience = _NEXT_SECONDS  # it may hold all the others too
+        else:
+            changed += number
     return changed
 
 

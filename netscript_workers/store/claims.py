@@ -11,7 +11,7 @@ from sqlalchemy import Connection, TextClause, text
 
 from netscript_workers.domain import ClaimedExecution
 from netscript_workers.store.dialects import Dialect
-from netscript_workers.store.gates import waits_for
+from netscript_workers.store.gates import READY_REASON, waits_for
 from netscript_workers.store.marks import HAS_READY, Marks
 from netscript_workers.store.outbox import PRIORITY_STEP
 from netscript_workers.store.rations import Rations, has_rate
@@ -255,7 +255,7 @@ def _promote(dialect: Dialect) -> TextClause:
         SET status = CASE WHEN limited OR NOT {_HAS_ITS_KEY} THEN 'blocked' ELSE 'queued' END,
             wants_job = limited AND {_HAS_ITS_KEY},
             reason = CASE WHEN NOT {_HAS_ITS_KEY} THEN 'concurrency key'
-                     WHEN limited THEN {waits_for("job_id")} END,
+                     WHEN limited THEN {waits_for("job_id")} ELSE {READY_REASON} END,
             sort_at = run_at - priority * CAST(:step AS bigint)
         WHERE id IN (
             SELECT id FROM netscript_executions WHERE status = 'scheduled' AND run_at <= :now

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg.types.string import TextLoader
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from netscript_workers.clock import SYSTEM_CLOCK, Clock
-from netscript_workers.errors import ConfigurationError
+from netscript_workers.errors import ConfigurationError, StoreUnavailableError
 from netscript_workers.store import links
 from netscript_workers.store.dialects import DIALECTS, Dialect
 
@@ -32,6 +32,8 @@ _SQLITE_CACHE_KIB = 8_000
 _APART = 3
 # SQLite's own busy handler sleeps for one millisecond and one more, then gives in.
 _TURN_MILLIS = 2
+# A user's own transaction may hold a row for as long as it likes, and connections are few.
+BRIEF_SECONDS = 1.0
 # What is known of a connection's setting.
 _LOCK_TIMEOUT = "netscript_lock_timeout"
 # A worker that has nothing to do hears the time with each of its looks, once in a second or so.
@@ -274,6 +276,27 @@ class Store:
                 conn.info[_LOCK_TIMEOUT] = None
                 yield conn
             conn.info[_LOCK_TIMEOUT] = wanted
+
+    @contextmanager
+    def begin_briefly(self, seconds: float = BRIEF_SECONDS) -> Generator[Connection]:
+        """Open a write transaction that waits only so long for what somebody else holds.
+
+        Raises:
+            StoreUnavailableError: It is still held; nothing was done.
+        """
+        try:
+            with self.begin(lock_timeout=seconds) as conn:
+                yield conn
+        except DBAPIError as error:
+            if not self.is_held(error):
+                raise
+            raise StoreUnavailableError(
+                "Another transaction holds this execution.", hint="Try again."
+            ) from error
+
+    def is_held(self, error: DBAPIError) -> bool:
+        """Tell whether rows were held; on SQLite it is the file, which concerns everybody alike."""
+        return not self.is_sqlite and self.dialect.is_contention(error)
 
     @contextmanager
     def statement(self) -> Generator[Connection]:

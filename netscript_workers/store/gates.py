@@ -16,12 +16,16 @@ from functools import cache
 from sqlalchemy import Connection, Row, TextClause, text
 
 from netscript_workers.clock import MICROSECONDS
+from netscript_workers.domain import SUSPECT_AFTER, Reason
 from netscript_workers.rates import Rate, parse_rate
 from netscript_workers.store.dialects import Dialect
 
 LET_IN_AT_A_TIME = 500
 # Who was let in and has not begun takes the turn of those behind it. When it begins nobody tells.
 _SOONEST_LOOK, _LATEST_LOOK = MICROSECONDS // 20, MICROSECONDS
+# The reason of one that becomes `queued`: none, unless it is set apart from the rest.
+READY_REASON = f"""CASE WHEN NOT parked THEN NULL WHEN losses >= {SUSPECT_AFTER}
+                   THEN '{Reason.ALONE.value}' ELSE '{Reason.NO_WORKER.value}' END"""
 
 
 def waits_for(job_id: str) -> str:
@@ -120,9 +124,9 @@ def lock_gates(conn: Connection, dialect: Dialect, jobs: Collection[str]) -> dic
     """Lock the gate of every job, in order, making those that don't exist."""
     if not jobs:
         return {}
-    bound = {"jobs": json.dumps(sorted(jobs))}
+    bound = {"jobs": json.dumps(sorted(jobs)), "count": len(jobs)}
     locked = conn.execute(_lock(dialect), bound).all()
-    if len(locked) < len(jobs):
+    if not locked:  # one is missing, so none is held while others make theirs too
         conn.execute(_make(dialect), bound)
         locked = conn.execute(_lock(dialect), bound).all()
     gates = {row.job_id: _gate(row) for row in locked}
@@ -231,12 +235,15 @@ def _make(dialect: Dialect) -> TextClause:
 
 @cache
 def _lock(dialect: Dialect) -> TextClause:
+    """Lock all of some gates, or none where not all exist: gates are never removed."""
     lock = f"{dialect.for_update} OF g" if dialect.for_update else ""
     return text(
         f"""
         SELECT g.job_id, g.used, g.rate_from, g.look_at, d.max_concurrency, d.rate
         FROM netscript_job_gates g LEFT JOIN netscript_job_definitions d ON d.id = g.job_id
-        WHERE g.job_id IN {dialect.members("jobs")} ORDER BY g.job_id {lock}
+        WHERE g.job_id IN {dialect.members("jobs")} AND :count = (
+            SELECT count(*) FROM netscript_job_gates k WHERE k.job_id IN {dialect.members("jobs")})
+        ORDER BY g.job_id {lock}
         """
     )
 
@@ -320,7 +327,7 @@ def _let_in(dialect: Dialect) -> TextClause:
     return text(
         f"""
         UPDATE netscript_executions
-        SET status = 'queued', holds_job = :yes, wants_job = :no, reason = NULL,
+        SET status = 'queued', holds_job = :yes, wants_job = :no, reason = {READY_REASON},
             holds_key = concurrency_key IS NOT NULL
         WHERE id IN {unlocked(dialect)} AND status = 'blocked' AND wants_job
         RETURNING id

@@ -18,6 +18,7 @@ from netscript_workers.domain import SUSPECT_AFTER, Reason
 from netscript_workers.store import cancelling, changes
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.engine import Store
+from netscript_workers.store.gates import READY_REASON
 from netscript_workers.store.lifelines import Life, look, remove
 from netscript_workers.store.schema import attempts, workers
 from netscript_workers.topics import Bounds, Served, dump_topics
@@ -261,7 +262,8 @@ _HELD = text("SELECT id FROM netscript_executions WHERE status = 'running' AND w
 def _give_back_some(dialect: Dialect) -> TextClause:
     return text(
         f"""
-        UPDATE netscript_executions SET status = 'queued', worker_id = NULL
+        UPDATE netscript_executions
+        SET status = 'queued', worker_id = NULL, reason = {READY_REASON}
         WHERE id IN {dialect.members("ids", "id")} AND status = 'running'
           AND worker_id = :worker
         RETURNING id, cancel_requested

@@ -107,6 +107,18 @@ def settle(
     return result
 
 
+def refused(outcome: Outcome, reason: str) -> Outcome:
+    """Return what is stored of an end that can't be stored as it is, and for which reason."""
+    return Outcome(
+        execution_id=outcome.execution_id,
+        token=outcome.token,
+        verdict=Verdict.FAIL,
+        reason=Reason.RESULT_REFUSED,
+        failure=Reason.RESULT_REFUSED,
+        error=f"The database refused the result or one of its actions ({reason}).",
+    )
+
+
 def _finish(
     conn: Connection, dialect: Dialect, ended: Sequence[Settled], now: int, result: Stored
 ) -> None:

@@ -157,7 +157,8 @@ _CHANGED = {
     "status": f"CASE WHEN h.concurrency_key IS NULL AND NOT {_LIMITED} THEN 'queued' "
     "ELSE 'blocked' END",
     "reason": "CASE WHEN h.concurrency_key IS NOT NULL THEN 'concurrency key' "
-    f"WHEN {_LIMITED} THEN {waits_for('h.job_id')} END",
+    f"WHEN {_LIMITED} THEN {waits_for('h.job_id')} "
+    f"WHEN h.reason = 'crashed' THEN '{Reason.ALONE.value}' END",
     "attempt": f"{_FAILURES} + 1",
     "max_attempts": f"{_FAILURES} + CASE WHEN {_POLICY} > 1 THEN {_POLICY} ELSE 1 END",
     "run_at": "CAST(:now AS bigint)",

@@ -234,7 +234,8 @@ batches = Table(
     Column("callback_id", Id),
     Column("created_at", Micros, nullable=False),
     Column("completed_at", Micros),
-    Index(f"{PREFIX}batches_completed", "completed_at"),
+    # The id has those that are open, which are all NULL, read in order.
+    Index(f"{PREFIX}batches_completed", "completed_at", "id"),
 )
 
 batch_done = Table(

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, TextClause, text
 
 from netscript_workers.clock import MICROSECONDS
 from netscript_workers.store import admissions, changes, entrance, gates
+from netscript_workers.store.admissions import NoteKind
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.entrance import Asked
 
@@ -23,6 +24,8 @@ _LATE = 5 * MICROSECONDS
 
 def sweep_keys(conn: Connection, dialect: Dialect, after: str, now: int) -> tuple[int, str]:
     """Repair a stretch of keys: slots whose holder is gone, keys that nobody looked at.
+
+    The latter get a note, for a tick to look at them.
 
     A holder that waits in a topic that was paused meanwhile is none to be repaired: it gives way
     without being counted.
@@ -43,16 +46,19 @@ def sweep_keys(conn: Connection, dialect: Dialect, after: str, now: int) -> tupl
     asked = {"keys": json.dumps(keys)}
     # Judged by a statement of its own, after the lock: a snapshot from before it would take a
     # holder that was let in meanwhile for one that is gone.
-    admissions.lock_existing(conn, dialect, keys)
-    gone = Counter({row.key: row.used for row in conn.execute(_orphaned(dialect), asked)})
+    locked = admissions.lock_existing(conn, dialect, keys)
+    orphaned = conn.execute(_orphaned(dialect), asked)
+    gone = Counter({row.key: row.used for row in orphaned if row.key in locked})
+    # A tick lets them in: their slots are not locked, and to make them now is out of order.
     waiting = set(conn.execute(_overlooked(dialect), asked).scalars())
-    found = entrance.let_in(conn, dialect, Asked(keys=waiting, released_keys=gone), now)
+    admissions.note(conn, dialect, NoteKind.KEY, waiting)
+    found = entrance.let_in(conn, dialect, Asked(released_keys=gone), now)
     queued = sum(status == "queued" for _, status in found.changed)
-    paused = {row.key for row in admissions.held_up(conn, dialect, keys)}
+    paused = {row.key for row in admissions.held_up(conn, dialect, locked)}
     found.changed += entrance.let_in(conn, dialect, Asked(keys=paused), now).changed
     changes.record(conn, dialect, found.changed, now)
     end = keys[-1] if len(keys) == SWEPT_AT_A_TIME else ""
-    return sum(gone.values()) + queued + found.arrived, end
+    return sum(gone.values()) + len(waiting) + queued + found.arrived, end
 
 
 def sweep_gates(conn: Connection, dialect: Dialect, now: int) -> int:
@@ -111,12 +117,19 @@ def _orphaned(dialect: Dialect) -> TextClause:
 
 @cache
 def _overlooked(dialect: Dialect) -> TextClause:
+    """Select keys that nobody has, nobody was told of, and whose next one waits for nothing else.
+
+    A note that a tick takes and the holder that it lets in are seen together, or neither.
+    """
     return text(
         f"""
         SELECT k.value FROM {dialect.members("keys")} k
         WHERE NOT EXISTS (SELECT 1 FROM netscript_concurrency_slots s
                           WHERE s.key = k.value AND s.used > 0)
-          AND EXISTS (SELECT 1 FROM netscript_executions e
-                      WHERE e.status = 'blocked' AND e.concurrency_key = k.value)
+          AND k.value NOT IN (SELECT a.key FROM netscript_admissions a WHERE a.kind = 'key')
+          AND NOT (SELECT e.wants_job FROM netscript_executions e
+                   WHERE e.status = 'blocked' AND e.concurrency_key = k.value AND NOT EXISTS (
+                       SELECT 1 FROM netscript_topics t WHERE t.name = e.topic AND t.paused)
+                   ORDER BY e.id LIMIT 1)
         """
     )

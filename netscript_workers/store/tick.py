@@ -9,13 +9,13 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from netscript_workers.clock import MICROSECONDS
-from netscript_workers.domain import ClaimedExecution, Outcome, Reason, Verdict
+from netscript_workers.domain import ClaimedExecution
 from netscript_workers.errors import NetscriptError
 from netscript_workers.store import (
     admissions,
@@ -31,10 +31,11 @@ from netscript_workers.store import (
 from netscript_workers.store.claims import Probe, TopicRotation
 from netscript_workers.store.engine import Store
 from netscript_workers.store.entrance import Asked
+from netscript_workers.store.held_up import PATIENCE, HeldUp, needs_key
 from netscript_workers.store.idempotency import DEFAULT_WINDOW
 from netscript_workers.store.marks import Marks
 from netscript_workers.store.outbox import Submission
-from netscript_workers.store.outcomes import Settled
+from netscript_workers.store.outcomes import Settled, refused
 from netscript_workers.store.rations import ration
 from netscript_workers.store.steps import FinishedStep, LogLine, Progress
 from netscript_workers.topics import Places, Served
@@ -131,6 +132,7 @@ class Ticker:
             window: How long idempotency keys of actions are kept, in microseconds.
         """
         self.marks = Marks()
+        self.held_up = HeldUp()
         self._store = store
         self._worker_id = worker_id
         self._strict = jobs
@@ -145,7 +147,7 @@ class Ticker:
         self._next_ration: int | None = None
 
     def run(self, work: Work) -> Done:
-        """Do one tick.
+        """Do one tick; what a user's open transaction is in the way of is held up, alone.
 
         Raises:
             DBAPIError: The database did not take it; nothing was stored and nothing claimed.
@@ -153,13 +155,31 @@ class Ticker:
         try:
             return self._commit(work)
         except DBAPIError as error:
-            if not (work.has_results and self._store.dialect.is_bad_data(error)):
+            if work.has_results and self._store.dialect.is_bad_data(error):
+                return self._one_by_one(work)
+            keyed = [end for end in work.ended if needs_key(end)]
+            if not (keyed and self._store.is_held(error)):
                 raise
-            return self._one_by_one(work)
+        plain = [end for end in work.ended if not needs_key(end)]
+        done = self.run(replace(work, ended=plain, look=True, found=None))
+        self.held_up.add(keyed)
+        return done
+
+    def store_held_up(self) -> Done:
+        """Try again to store what was held up.
+
+        Raises:
+            DBAPIError: The database did not take it; what is not stored is still held up.
+        """
+        total = Done()
+        self.held_up.go_round(lambda end: self._store_alone(end, total))
+        return total
 
     def _commit(self, work: Work) -> Done:
         done = Done()
-        with self._store.begin() as conn:
+        # Only where an action names an idempotency key does a tick need rows that users hold.
+        patience = PATIENCE if any(map(needs_key, work.ended)) else None
+        with self._store.begin(lock_timeout=patience) as conn:
             now = self._store.now(conn)
             changed: list[tuple[str, str]] = []
             self._save_notes(conn, work, done, now)
@@ -329,12 +349,23 @@ class Ticker:
         for line in work.logs:
             self._try(Work(logs=[line]), line.execution_id, total)
         for end in work.ended:
-            failed = self._try(Work(ended=[end]), end.claim.id, total)
-            if failed is not None:
-                refusal = end._replace(outcome=_refused(end.outcome, failed))
-                total.stale |= self._commit(Work(ended=[refusal])).stale
+            if not self._store_alone(end, total):
+                self.held_up.add([end])
         rest = Work(slots=work.slots, places=work.places, lanes=work.lanes, look=True)
         return self._merge(total, self._commit(rest))
+
+    def _store_alone(self, end: Settled, total: Done) -> bool:
+        """Store one end, or that it was refused; return False if it has to wait."""
+        try:
+            failed = self._try(Work(ended=[end]), end.claim.id, total)
+        except DBAPIError as error:
+            if not (needs_key(end) and self._store.is_held(error)):
+                raise
+            return False
+        if failed is not None:
+            refusal = end._replace(outcome=refused(end.outcome, failed))
+            total.stale |= self._commit(Work(ended=[refusal])).stale
+        return True
 
     def _try(self, work: Work, execution_id: str, total: Done) -> str | None:
         try:
@@ -365,14 +396,3 @@ class Ticker:
 
 def _only(topics: Sequence[str] | None) -> tuple[str, ...] | None:
     return None if topics is None else tuple(topics)
-
-
-def _refused(outcome: Outcome, reason: str) -> Outcome:
-    return Outcome(
-        execution_id=outcome.execution_id,
-        token=outcome.token,
-        verdict=Verdict.FAIL,
-        reason=Reason.RESULT_REFUSED,
-        failure=Reason.RESULT_REFUSED,
-        error=f"The database refused the result or one of its actions ({reason}).",
-    )

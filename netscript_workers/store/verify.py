@@ -104,7 +104,8 @@ def missing_keys(
 ) -> list[tuple[Name, str]]:
     """Return which of these keys do not stand for the id that is given with them.
 
-    One that was handed on (`idempotency="replace"` and the like) stands for a later one.
+    One that was handed on (`idempotency="replace"` and the like) stands for another one, which need
+    not have been made later: an id is made before its execution is stored, perhaps long before.
     """
     if not due:
         return []
@@ -115,7 +116,7 @@ def missing_keys(
     missing: list[tuple[Name, str]] = []
     for name, id_ in due:
         ref, handed_on = held.get(name, ("", False))
-        if not (ref == id_ or (handed_on and made_at(ref) >= made_at(id_))):
+        if not (ref == id_ or handed_on):
             missing.append((name, id_))
     return missing
 

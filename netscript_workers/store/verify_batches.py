@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection, text
 
+from netscript_workers.store.batches import COUNTED, NOTED
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.engine import Store
 from netscript_workers.store.findings import Report, Terms, seconds
@@ -48,7 +49,7 @@ def check_batches(
                 if row.size != row.done + row.noted:
                     told = f"{row.size} are final, {row.done} counted, {row.noted} noted"
                     report.add("batch-drift", row.id, told)
-                elif row.size >= row.expected and not row.noted and alive is not None:
+                elif row.size >= row.expected and not row.notes and alive is not None:
                     waits = seconds(now - row.created_at)
                     report.add("batch-stuck", row.id, f"all are final; it was made {waits} ago")
             elif row.callback_id is not None and str(row.callback_id) != callback:
@@ -66,12 +67,11 @@ def check_batches(
 
 
 _BATCHES = text(
-    """
-    SELECT b.id, b.expected, b.done, b.callback, b.callback_id, b.created_at, b.completed_at,
-        (SELECT count(*) FROM netscript_batch_done d WHERE d.batch_id = b.id) AS size,
-        (SELECT coalesce(sum(n.added), 0) FROM netscript_admissions n
-         WHERE n.kind = 'batch' AND n.key = CAST(b.id AS text)) AS noted
-    FROM netscript_batches b WHERE b.id > :after ORDER BY b.id LIMIT :limit
+    f"""
+    SELECT b.*, {COUNTED}
+    FROM (SELECT id, expected, done, callback, callback_id, created_at, completed_at
+          FROM netscript_batches WHERE id > :after ORDER BY id LIMIT :limit) b {NOTED}
+    ORDER BY b.id
     """
 )
 _WORKERS = text(

@@ -73,7 +73,7 @@ def check_live(
 def _check_row(row: Row[Any], terms: Terms, report: Report, now: int) -> None:
     if row.status not in _LIVE:
         report.add("status-impossible", row.id, f"it is live and {row.status!r}")
-    elif (row.status in _WAITING or row.parked) and not row.reason:
+    elif (row.status in _WAITING or (row.parked and row.status == "queued")) and not row.reason:
         report.add("reason-missing", row.id, f"it is {row.status}, and nothing says why")
     if row.cancel_requested and row.status != "running":
         report.add("cancel-forgotten", row.id, f"it is {row.status}, and somebody has cancelled it")

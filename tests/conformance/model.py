@@ -319,11 +319,13 @@ class Model:
             self.notes.add(life.key)
 
     def sweep(self) -> int:
-        """Return how much was repaired; a pause that came later is no fault."""
-        waiting = {life.key for life in self.live("blocked") if life.key is not None}
-        repaired = self._admit(waiting - self.holders.keys())
+        """Return how many keys got a note; a pause that came later is no fault."""
+        blocked = [life for life in self.live("blocked") if life.topic not in self.paused]
+        waiting = {life.key for life in blocked if life.key is not None}
+        overlooked = waiting - self.holders.keys() - self.notes
+        self.notes |= overlooked
         self._admit(self._held_up())
-        return repaired
+        return len(overlooked)
 
     def prune(self, before: int) -> None:
         for life in self.finished():

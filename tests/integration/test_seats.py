@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from netscript_workers import JobContext, define_job_handler
+from netscript_workers.execution.runners import pool as pool_runner
 from netscript_workers.execution.runners.seats import Seats
 from netscript_workers.store.engine import Store
 from tests.kit import detail, put, scalar, status
@@ -164,3 +165,58 @@ def test_the_shorter_executions_are_the_more_are_claimed_ahead_and_none_behind_l
     for _ in range(50):
         seats.took(0.2)
     assert seats.ahead == 0
+
+
+@pytest.mark.trap("D-34")
+async def test_what_was_claimed_ahead_goes_back_as_soon_as_its_worker_is_to_leave(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold, path = tmp_path / "hold", tmp_path / "ran"
+    async with pool(store, tmp_path, 1, grace=PATIENCE) as at:
+        hold.touch()
+        # Nothing but the leave is to take back what waits.
+        monkeypatch.setattr(pool_runner, "PATIENCE_SECONDS", 3600.0)
+        long, *quick = put_all(store, "sleeps", f'{{"hold": "{hold}"}}', 8, path)
+        assert at.worker._pump is not None
+        at.worker._pump.look()
+        await eventually_async(lambda: scalar(store, RUNNING) > 1, PATIENCE, "a claim ahead")
+        at.worker.stop()
+        await eventually_async(lambda: scalar(store, RUNNING) == 1, 10, "one that runs")
+        hold.unlink()
+        await at.task
+    assert status(store, long) == "completed"
+    assert {(status(store, one), detail(store, one).execution.attempt) for one in quick} == {
+        ("queued", 1)
+    }
+    assert not path.exists(), "it ran where it was taken back"
+
+
+@pytest.mark.trap("D-34")
+@pytest.mark.parametrize("runtime", ["worker-process", "subprocess"])
+async def test_what_waits_for_a_process_that_starts_goes_back_when_its_worker_is_to_leave(
+    store: Store, tmp_path: Path, runtime: str
+) -> None:
+    hold, path = tmp_path / "hold", tmp_path / "ran"
+    hold.touch()
+    slow = (
+        f"import time\nwhile __import__('os').path.exists({str(hold)!r}):\n    time.sleep(0.02)\n"
+    )
+    project = write_project(tmp_path / "project", {"jobs/some.py": slow + JOBS})
+    given = [new_execution("quick", f'{{"path": "{path}"}}') for _ in range(2)]
+    put(store, *given)
+    async with working(
+        store,
+        define_job_handler(_elsewhere, id="quick"),
+        concurrency=2,
+        runtime=runtime,
+        project=(project, "jobs"),
+        grace=PATIENCE,
+    ) as at:
+        await eventually_async(lambda: scalar(store, RUNNING) == 2, PATIENCE, "both being claimed")
+        at.worker.stop()
+        await eventually_async(lambda: scalar(store, RUNNING) == 0, 10, "both going back")
+        assert await at.task == []
+    for one in given:
+        told = detail(store, one.id).execution
+        assert (told.status, told.attempt) == ("queued", 1)
+    assert not path.exists()

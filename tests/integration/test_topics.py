@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from netscript_workers import JobContext, JobDefinition, define_job_handler
+from netscript_workers.domain import ClaimedExecution
 from netscript_workers.isolation import Isolation
+from netscript_workers.store import suspects
 from netscript_workers.store.engine import Store
 from netscript_workers.store.explain import explain
 from netscript_workers.store.tick import Work
-from netscript_workers.topics import Places, TopicPlan, TopicRule
+from netscript_workers.topics import Places, Served, TopicPlan, TopicRule
 from tests.kit import Hand, lose, new, put, rows, scalar, status
 from tests.support import eventually_async
 from tests.working import Running, working
@@ -124,6 +129,48 @@ async def test_a_limit_holds_for_what_runs_alone_too(store: Store) -> None:
     claim = isolation.claim(Places(5, {"payments": 1}))
     assert claim is not None
     assert claim.id == suspect.id
+
+
+def test_no_look_for_what_runs_alone_is_in_vain_while_its_topic_is_full(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = (TopicRule(name="x", concurrency=1), TopicRule(name="y", concurrency=1))
+    suspect = lose(store, new(topic="x"))
+    isolation = Isolation(
+        store,
+        Hand(store, ["a"]).id,
+        jobs=["a"],
+        topics=TopicPlan(None, rules, 5).served,
+        on_end=lambda claim, outcome: None,
+        on_wanted=lambda: None,
+    )
+    isolation.runner = object()  # type: ignore[assignment]
+    looks: list[Served] = []
+
+    def claim(*args: Any) -> ClaimedExecution | None:
+        looks.append(args[-1])
+        return suspects.claim(*args)
+
+    monkeypatch.setattr("netscript_workers.isolation.suspects", SimpleNamespace(claim=claim))
+    isolation.want()
+    for y in (0, 1, 0, 1):  # what is free of another topic makes no difference
+        assert isolation.claim(Places(5, {"x": 0, "y": y})) is None
+        assert isolation.claim(Places(0, {"x": 0, "y": y})) is None
+    assert len(looks) == 2, "it looks once, and once more when y, left out by then, has a place"
+    isolation.want()
+    assert isolation.claim(Places(0, {"x": 1, "y": 1})) is None
+    assert len(looks) == 3
+    found = isolation.claim(Places(5, {"x": 1, "y": 0}))
+    assert found is not None
+    assert found.id == suspect.id
+    assert isolation.claim(Places(5, {"x": 0, "y": 0})) is None
+    assert len(looks) == 5
+    for _ in range(3):
+        assert isolation.claim(Places(5, {"x": 0, "y": 0})) is None
+    assert len(looks) == 5
+    assert isolation.claim(Places(5, {"x": 1, "y": 1})) is None
+    assert isolation.claim(Places(5, {"x": 1, "y": 1})) is None
+    assert len(looks) == 6
 
 
 async def test_limits_of_topics_and_of_runtimes_hold_together(store: Store) -> None:

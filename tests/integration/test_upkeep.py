@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from netscript_workers.heartbeat import Heartbeat
 from netscript_workers.maintenance import Maintenance
@@ -129,6 +129,23 @@ def test_rescue_sweep_and_prune_say_whether_there_was_anything(
     run(store, "DELETE FROM netscript_admissions")
     assert maintenance.sweep()
     assert rung == ["look", "look"]
+
+
+def test_batches_are_swept_when_the_slots_of_keys_are_free_again(
+    store: Store, tmp_path: Path
+) -> None:
+    maintenance, _ = upkeep(store, tmp_path)
+    put(store, new(concurrency_key="k"))
+    Hand(store).tick()
+    seen: list[str] = []
+    event.listen(store.engine, "before_cursor_execute", lambda *args: seen.append(args[2]))
+    event.listen(store.engine, "commit", lambda _: seen.append("commit"))
+    assert not maintenance.sweep()
+
+    def first(part: str) -> int:
+        return next(n for n, told in enumerate(seen) if part in told)
+
+    assert first("netscript_concurrency_slots") < first("commit") < first("netscript_batches")
 
 
 def test_prune_says_that_there_is_more(store: Store, tmp_path: Path) -> None:

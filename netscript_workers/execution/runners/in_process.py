@@ -108,6 +108,9 @@ class InProcessRunner:
         self._attempts[claim.id] = attempt
         attempt.task = asyncio.get_running_loop().create_task(self._run(attempt))
 
+    def hand_back(self) -> None:
+        """Do nothing: what it is given begins at once."""
+
     def drain(self) -> None:
         """End what can be ended; it is stored as not having had its turn."""
         for attempt in list(self._attempts.values()):

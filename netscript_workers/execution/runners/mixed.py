@@ -62,6 +62,11 @@ class MixedRunner:
         for runner in self._those_with(execution_id):
             runner.drop(execution_id)
 
+    def hand_back(self) -> None:
+        """Let others have what was claimed and has not begun."""
+        for runner in self._runners:
+            runner.hand_back()
+
     def drain(self) -> None:
         """End what can be ended; it is stored as not having had its turn."""
         for runner in self._runners:

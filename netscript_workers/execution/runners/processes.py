@@ -128,6 +128,14 @@ class ProcessRunner(ABC):
         if attempt is not None:
             self._want_end(attempt, Cancelled(), "cancel")
 
+    def hand_back(self) -> None:
+        """Let others have what no child has begun, whether it waits for one or in one."""
+        for child in self._children:
+            self._recall(child)
+        for attempt in list(self._attempts.values()):
+            if attempt.child is None:
+                self._abandon(attempt)
+
     def drain(self) -> None:
         """End what can be ended; it is stored as not having had its turn."""
         for attempt in list(self._attempts.values()):

@@ -38,6 +38,10 @@ class Runner(Protocol):
         """End an execution because somebody wants it."""
         ...
 
+    def hand_back(self) -> None:
+        """Let others have what was claimed and has not begun."""
+        ...
+
     def drain(self) -> None:
         """End what can be ended; it is stored as not having had its turn."""
         ...

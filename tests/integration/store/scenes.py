@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import create_engine, event
 
+from netscript_workers import enqueue
+from netscript_workers.actions import EnqueueJob
 from netscript_workers.store.engine import Store
 
 
@@ -31,3 +34,17 @@ def statements_of(store: Store) -> Generator[list[tuple[str, object]]]:
         yield seen
     finally:
         event.remove(store.engine, "before_cursor_execute", note)
+
+
+@contextmanager
+def users_transaction(store: Store, *actions: EnqueueJob[Any]) -> Generator[None]:
+    """Enqueue as a user does, on a connection of the user's; roll back at the end."""
+    engine = create_engine(store.parsed_url)
+    try:
+        with engine.connect() as conn:
+            for action in actions:
+                enqueue(conn, action)
+            yield
+            conn.rollback()
+    finally:
+        engine.dispose()

@@ -17,6 +17,8 @@ from netscript_workers.store.schema import executions, history
 from tests.integration.store.crowds import cost, multiply
 from tests.kit import Hand, assert_slots_exact, ended, new, put, run, scalar
 
+pytestmark = pytest.mark.fresh_database
+
 MANY = 4000
 FREE = 300
 RUNNING = "SELECT count(*) FROM netscript_executions WHERE status = 'running'"

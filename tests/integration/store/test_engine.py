@@ -20,6 +20,8 @@ from netscript_workers.testing import ManualClock
 from tests.kit import new, put, run, scalar
 from tests.support import eventually
 
+pytestmark = pytest.mark.fresh_database
+
 EXECUTIONS = "SELECT count(*) FROM netscript_executions"
 
 

@@ -20,7 +20,7 @@ from tests.integration.store.crowds import cost
 from tests.kit import Hand, ended, new, put
 from tests.working import working
 
-pytestmark = pytest.mark.postgres
+pytestmark = [pytest.mark.postgres, pytest.mark.fresh_database]
 
 MINUTE = 60_000_000
 

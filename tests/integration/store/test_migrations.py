@@ -20,6 +20,8 @@ from netscript_workers.store import migrations, schema
 from netscript_workers.store.engine import Store
 from tests.kit import run
 
+pytestmark = pytest.mark.fresh_database
+
 
 def test_the_migrations_make_what_the_metadata_says(store: Store) -> None:
     assert inbox_schema.trigger_events.name in schema.metadata.tables

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,7 +19,7 @@ from netscript_workers.domain import Enqueued, NewExecution
 from netscript_workers.store import outbox
 from netscript_workers.store.engine import Store
 from netscript_workers.store.outbox import Submission
-from tests.kit import Hand, assert_slots_exact, ended, scalar, status, sweep
+from tests.kit import Hand, assert_slots_exact, ended, put, scalar, status, sweep
 from tests.modes import MODES, a, again, arrive, assert_clean, payload, ready
 from tests.support import eventually
 
@@ -242,3 +243,27 @@ def _count(conn: Connection, store: Store, executions: Any, now: int) -> int:
     outbox.store(conn, store.dialect, [Submission(executions=tuple(executions))], now=now)
     event.remove(store.engine, "before_cursor_execute", note)
     return len(seen)
+
+
+def test_an_execution_made_late_and_stored_first_is_no_lost_key(store: Store) -> None:
+    early = ready(again("while_pending", 1))
+    time.sleep(0.02)
+    hand = Hand(store)
+    arrive(store, again("while_pending", 2))
+    hand.end(hand.claim_one())
+    assert put(store, early)[0].execution_id == early.id
+    hand.end(hand.claim_one())
+    assert_clean(store)
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+def test_the_one_more_waits_for_a_first_one_of_another_mode_only_by_a_key_of_both(
+    store: Store, key: str | None
+) -> None:
+    arrive(store, again("while_pending", 1, concurrency_key=key))
+    hand = Hand(store)
+    first = hand.claim_one()
+    (told,) = arrive(store, again("rerun_if_running", 2, concurrency_key=key))
+    assert [claim.id for claim in hand.claim()] == ([] if key else [told.execution_id])
+    hand.end(first)
+    assert_clean(store)

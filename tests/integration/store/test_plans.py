@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, cast
 
 import pytest
 
 from netscript_workers.domain import NewExecution
 from netscript_workers.ids import new_id
-from netscript_workers.store import cancelling, claims, entrance, leases
+from netscript_workers.store import batches, cancelling, claims, entrance, leases
 from netscript_workers.store.engine import Store
 from netscript_workers.store.entrance import Asked
 from netscript_workers.store.explain import explain
 from netscript_workers.store.retention import Retention, prune
 from tests.integration.store.scenes import no_folder, statements_of
 from tests.kit import Hand, ended, new, put, rows, run, sweep
+
+pytestmark = pytest.mark.fresh_database
 
 
 @pytest.fixture(autouse=True)
@@ -111,6 +114,22 @@ def test_the_sweep_leaps_through_the_blocked_index(store: Store) -> None:
     assert not scans(plan), plan
 
 
+def test_the_sweep_of_batches_reads_those_that_are_open_and_all_notes_once(store: Store) -> None:
+    sql = """
+        INSERT INTO netscript_batches (id, expected, done, created_at, completed_at)
+        VALUES (:id, 1, 1, 1, 1)"""
+    for _ in range(50):
+        run(store, sql, id=new_id())
+    run(store, "ANALYZE netscript_batches")
+    with statements_of(store) as seen, store.begin() as conn:
+        batches.sweep(conn, store.dialect, "")
+    plan = plan_of(seen, store, "FROM netscript_batches")
+    # By both columns: what is complete is not read.
+    assert re.search(r"completed_at=\? AND id>\?|completed_at IS NULL\) AND \(id >", plan), plan
+    once = "MATERIALIZE n" if store.is_sqlite else "Group Key: netscript_admissions.key"
+    assert once in plan, plan
+
+
 def test_what_a_worker_is_to_end_is_found_in_the_index_of_cancels(store: Store) -> None:
     with statements_of(store) as seen, store.begin() as conn:
         cancelling.orders(conn, new_id())
@@ -181,7 +200,7 @@ def test_a_heartbeat_touches_no_index(store: Store) -> None:
     hand.register()
     with statements_of(store) as seen, store.begin() as conn:
         leases.renew(store, conn, hand.id, 30)
-    written = [statement for statement, _ in seen if statement.startswith("UPDATE")]
+    written = [statement for statement, _ in seen if statement.strip().startswith("UPDATE")]
     assert len(written) == 1
     assert "netscript_workers" in written[0]
 

@@ -22,6 +22,8 @@ from netscript_workers.store.engine import Store
 from tests.kit import new, put, rows, run, scalar
 from tests.support import ROOT
 
+pytestmark = pytest.mark.fresh_database
+
 
 def test_four_threads_may_migrate_at_once(empty_database_url: str) -> None:
     with ThreadPoolExecutor(4) as pool:

@@ -6,12 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from netscript_workers.domain import CRASH_BUDGET, Death, Verdict
+from netscript_workers.domain import CRASH_BUDGET, Death, Reason, Verdict
 from netscript_workers.store import leases, parking, retries, suspects
 from netscript_workers.store.engine import Store
 from netscript_workers.topics import Served
 from tests.integration.store.scenes import no_folder
-from tests.kit import Hand, detail, lose, new, put, rows, run, scalar, status, sweep
+from tests.kit import Hand, detail, limit, lose, new, put, rows, run, scalar, status, sweep
+from tests.modes import assert_clean
+from tests.support import eventually
 
 SEGFAULT = Death(exit_code=None, signal=11, peak_memory=84 * 2**20)
 
@@ -168,3 +170,30 @@ def test_the_claim_of_a_suspect_draws_a_token_of_its_own(store: Store) -> None:
     claim = Hand(store).claim_suspect()
     assert claim is not None
     assert claim.token > highest
+
+
+@pytest.mark.parametrize("way", ["key", "gate", "delay"])
+def test_a_suspect_says_why_it_waits_however_often_it_comes_back(store: Store, way: str) -> None:
+    if way == "gate":
+        limit(store, max_concurrency=1)
+    given = lose(store, new(concurrency_key="k" if way == "key" else None, limited=way == "gate"))
+    hand = Hand(store)
+    hand.register(lease=3600)
+    assert hand.claim_suspect() is not None
+    assert_clean(store)
+    leases.give_back_unknown(store, hand.id, ())
+    assert detail(store, given.id).execution.reason == "runs alone"
+    assert_clean(store)
+    if way == "delay":
+        claim = hand.claim_suspect()
+        assert claim is not None
+        hand.end(claim, Verdict.SNOOZE, reason=Reason.SNOOZE, delay=0.001)
+        eventually(lambda: hand.tick().claimed or status(store, given.id) == "queued")
+        assert detail(store, given.id).execution.reason == "runs alone"
+    crash(store, CRASH_BUDGET)
+    retries.retry(store, given.id)
+    assert_clean(store)
+    hand.tick()
+    told = detail(store, given.id).execution
+    assert (told.status, told.reason) == ("queued", "runs alone")
+    assert_clean(store)

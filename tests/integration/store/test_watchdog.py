@@ -15,7 +15,7 @@ from netscript_workers.store.watchdog import Watchdog
 from tests.kit import new, put, scalar
 from tests.support import eventually
 
-pytestmark = pytest.mark.postgres
+pytestmark = [pytest.mark.postgres, pytest.mark.fresh_database]
 
 SETTING = "SHOW idle_in_transaction_session_timeout"
 

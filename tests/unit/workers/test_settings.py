@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -54,6 +55,9 @@ def test_a_relative_sqlite_file_lies_in_the_project(tmp_path: Path) -> None:
         ("NETSCRIPT_RECYCLE_RUNS", "0", "NETSCRIPT_RECYCLE_RUNS"),
         ("NETSCRIPT_TOPICS", "payments:0", "NAME:CONCURRENCY (1 to 10,000), not 'payments:0'"),
         ("NETSCRIPT_TOPICS", "payments:many", "NAME:CONCURRENCY"),
+        ("NETSCRIPT_TOPICS", "payments:1_0", "NAME:CONCURRENCY"),
+        ("NETSCRIPT_TOPICS", "payments:٣", "NAME:CONCURRENCY"),
+        ("NETSCRIPT_TOPICS", f"payments:{'1' * 5000}", "NAME:CONCURRENCY"),
         ("NETSCRIPT_TOPICS", "a,a:3", 'the topic "a" stands there twice'),
         ("NETSCRIPT_RETENTION_DAYS", "a", "NETSCRIPT_RETENTION_DAYS"),
         ("NETSCRIPT_RETENTION_DAYS", "1,2,3", "NETSCRIPT_RETENTION_DAYS"),
@@ -128,8 +132,30 @@ def test_retention_takes_one_number_or_two(
 def test_topics_are_a_list_of_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NETSCRIPT_TOPICS", "payments, mails,")
     assert Settings.load(tmp_path).topics == ("payments", "mails")
-    monkeypatch.setenv("NETSCRIPT_TOPICS", " , ")
+    monkeypatch.setenv("NETSCRIPT_TOPICS", "")
     assert Settings.load(tmp_path).topics is None
+    for given in ("", " , ", [], ["a", ""], ["n" * 513], ["a\0b"], ["\udcff"], 5, ["a:1_0"]):
+        with pytest.raises(ConfigurationError, match=r"^--topics: .* can't be used: [^.]+\.$"):
+            Settings.load(tmp_path, topics=given)
+
+
+def test_a_list_of_topics_without_names_does_not_mean_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netscript.toml").write_text("topics = []\n")
+    with pytest.raises(ConfigurationError, match=r"netscript\.toml, topics: .*name at least one"):
+        Settings.load(tmp_path)
+    monkeypatch.setenv("NETSCRIPT_TOPICS", " , ")
+    with pytest.raises(ConfigurationError, match=r"NETSCRIPT_TOPICS: ' , ' .*name at least one"):
+        Settings.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "n" * 513])
+def test_a_table_whose_name_no_topic_can_have_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "netscript.toml").write_text(f"[topics.{json.dumps(name)}]\nrate = '1/s'\n")
+    told = rf"netscript\.toml, topics: {re.escape(repr(name))} can't be used: a topic: name "
+    with pytest.raises(ConfigurationError, match=told):
+        Settings.load(tmp_path)
 
 
 def test_topics_have_limits_where_they_are_named_and_in_tables(
@@ -158,6 +184,8 @@ def test_topics_have_limits_where_they_are_named_and_in_tables(
     ("written", "told"),
     [
         ("mode = 'alone'", "netscript.toml, topics.payments.mode: 'alone' can't be used"),
+        ("concurrency = true", "netscript.toml, topics.payments.concurrency: True can't be used"),
+        ("concurrency = '3'", "netscript.toml, topics.payments.concurrency: '3' can't be used"),
         ("concurrency = 0", "netscript.toml, topics.payments.concurrency: 0 can't be used"),
         ("rate = 'often'", "netscript.toml, topics.payments.rate: 'often' can't be used"),
         ("slots = 3", "netscript.toml, topics.payments.slots: 3 can't be used"),
