@@ -34,12 +34,13 @@ def list_(
     job: Annotated[str | None, typer.Option(help="Of this job only.", show_default=False)] = None,
     topic: Annotated[str | None, typer.Option(show_default=False)] = None,
     reason: Annotated[str | None, typer.Option(show_default=False)] = None,
+    correlation_id: operating.Correlation = None,
     as_json: AsJson = False,
 ) -> None:
     """List executions, newest first."""
     from netscript_workers.store import queries
 
-    wanted = operating.wanted_from(status, reason, job, topic)
+    wanted = operating.wanted_from(status, reason, job, topic, correlation_id)
     with opened(project) as store, store.read() as conn:
         page = queries.list_executions(
             conn, wanted, limit=limit, cursor=cursor, now=store.now(conn)

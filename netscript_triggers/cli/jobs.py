@@ -109,6 +109,7 @@ def trigger(
     from netscript_workers.actions import Cause, enqueue_job, resolve
     from netscript_workers.app import HOUR, open_store
     from netscript_workers.domain import IDEMPOTENCY_MODES, TriggeredBy
+    from netscript_workers.errors import ConfigurationError
     from netscript_workers.registry import discover_jobs
     from netscript_workers.store import outbox
     from netscript_workers.store.definitions import StoredCatalog
@@ -121,16 +122,19 @@ def trigger(
         told = f"use one of {', '.join(IDEMPOTENCY_MODES)}"
         raise typer.BadParameter(told, param_hint="--idempotency")
     settings = load_settings(project)
-    action = enqueue_job(
-        job_id,
-        payload_of(payload),
-        idempotency_key=idempotency_key,
-        concurrency_key=concurrency_key,
-        priority=priority,
-        delay=delay,
-        idempotency=idempotency,
-        max_wait=max_wait,
-    )
+    try:
+        action = enqueue_job(
+            job_id,
+            payload_of(payload),
+            idempotency_key=idempotency_key,
+            concurrency_key=concurrency_key,
+            priority=priority,
+            delay=delay,
+            idempotency=idempotency,
+            max_wait=max_wait,
+        )
+    except ConfigurationError as error:  # an option's value can't be meant
+        raise typer.BadParameter(str(error)) from None
     jobs = discover_jobs(settings.project_dir, settings.jobs_dir)
     store = open_store(settings)
     bell = make_bell(store.parsed_url)

@@ -91,6 +91,8 @@ async def _which(request: Request) -> Which:
     body = await read_object(request)
     if twice := sorted(asked.keys() & body.keys()):
         raise PayloadInvalidError(f"{twice[0]} is given in the body and in the query.")
+    if not isinstance(body.get("all", False), bool):  # a slip must not change everything
+        raise PayloadInvalidError("all must be true or false.")
     which = fit(Which, {**asked, **body})
     if which.ids is None and which.filter.is_empty and not which.all:
         raise PayloadInvalidError(
@@ -156,7 +158,10 @@ def explain_execution(given: Given, execution_id: str) -> Answer:
 )
 async def retry_execution(given: Given, execution_id: str, request: Request) -> Answer:
     """Run a failed or cancelled execution again; with another payload as a new execution."""
-    body = fit(RetryBody, await read_object(request))
+    asked = await read_object(request)
+    body = fit(RetryBody, asked)
+    if "payload" in asked and body.payload is None:  # not the same as saying nothing of it
+        raise PayloadInvalidError("payload must be a JSON object.")
     return Answer(await asyncio.to_thread(_retry, given, execution_id, body.payload))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel, ConfigDict
 
 from netscript_workers.api.answers import Answer
+from netscript_workers.api.bodies import fit, read_object
 from netscript_workers.api.services import Given, Services
 from netscript_workers.errors import PayloadInvalidError
 from netscript_workers.store import depths, topics
@@ -49,10 +51,20 @@ class TopicLimit(BaseModel):
     rate: str | None
 
 
-@routes.post("/{topic:path}/limit")
-def limit_topic(given: Given, topic: Name, limit: TopicLimit) -> Answer:
+_LIMIT = {
+    "requestBody": {"content": {"application/json": {"schema": TopicLimit.model_json_schema()}}}
+}
+
+
+@routes.post("/{topic:path}/limit", openapi_extra=_LIMIT)
+async def limit_topic(given: Given, topic: Name, request: Request) -> Answer:
     """Limit how many executions of a topic start in a time, over all workers."""
-    topics.set_rate(given.store, _checked(topic), limit.rate)
+    rate = fit(TopicLimit, await read_object(request)).rate
+    return await asyncio.to_thread(_limit, given, _checked(topic), rate)
+
+
+def _limit(given: Services, topic: str, rate: str | None) -> Answer:
+    topics.set_rate(given.store, topic, rate)
     given.ring()
     return _told(given, topic)
 

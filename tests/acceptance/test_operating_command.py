@@ -91,6 +91,8 @@ def test_dead_letters_are_edited_discarded_and_retried_by_a_condition(
     assert told.stdout == f"{two} is discarded.\n"
     listed = call(project, "executions", "list", "--reason", "discarded", "--json")
     assert [row["id"] for row in json.loads(listed.stdout)["executions"]] == [two]
+    listed = call(project, "executions", "list", "--correlation-id", "none", "--json")
+    assert json.loads(listed.stdout)["executions"] == []
     told = call(project, "executions", "retry", "--job", "a", "--reason", "error")
     assert told.stdout == "4 executions run again.\n"
     told = call(project, "executions", "cancel", "--all", "--json")

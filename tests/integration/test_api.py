@@ -469,6 +469,12 @@ async def test_topics_are_listed_paused_and_resumed(store: Store, api: httpx.Asy
     assert (limited.status_code, limited.json()["rate"]) == (200, "10/s")
     refused = await api.post(f"{BASE}/topics/payments/limit", json={"rate": "often"})
     problem(refused, 422, "configuration")
+    plain = {"Content-Type": "application/json"}
+    broken = await api.post(f"{BASE}/topics/payments/limit", content="{", headers=plain)
+    problem(broken, 400, "malformed")
+    for body in ({}, {"rate": 1}, {"rate": None, "whim": 1}):
+        refused = await api.post(f"{BASE}/topics/payments/limit", json=body)
+        problem(refused, 422, "payload-invalid")
     freed = await api.post(f"{BASE}/topics/payments/limit", json={"rate": None})
     assert freed.json()["rate"] is None
 

@@ -223,12 +223,25 @@ async def test_filters_in_bulk(store: Store, api: httpx.AsyncClient) -> None:
     assert told.json() == {"count": 3, "skipped": 0}
 
 
+async def test_a_retry_with_null_for_a_payload_is_refused(
+    store: Store, api: httpx.AsyncClient
+) -> None:
+    (dead,) = failed(store)
+    wrong: list[Any] = [None, [], "x"]
+    for payload in wrong:
+        told = await api.post(f"{URL}/{dead}/retry", json={"payload": payload})
+        problem(told, 422, "payload-invalid")
+    assert status(store, dead) == "failed"
+
+
 @pytest.mark.parametrize("action", ["retry", "cancel"])
 @pytest.mark.parametrize(
     "body",
     [
         {},
         {"all": False},
+        {"all": 1},
+        {"all": "yes"},
         {"whim": 1},
         {"ids": ["nonsense"]},
         {"status": "nonsense"},
