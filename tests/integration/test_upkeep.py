@@ -139,7 +139,7 @@ def test_batches_are_swept_when_the_slots_of_keys_are_free_again(
     Hand(store).tick()
     seen: list[str] = []
     event.listen(store.engine, "before_cursor_execute", lambda *args: seen.append(args[2]))
-    event.listen(store.engine, "commit", lambda _: seen.append("commit"))
+    event.listen(store.engine, "commit", lambda *_: seen.append("commit"))
     assert not maintenance.sweep()
 
     def first(part: str) -> int:
