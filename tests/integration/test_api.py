@@ -24,6 +24,8 @@ from netscript_workers.store.writer import Writer
 from tests.edge import trigger
 from tests.kit import Hand, new, put, run, scalar
 
+pytestmark = pytest.mark.fresh_database
+
 BASE = "/api/v1/workers"
 
 

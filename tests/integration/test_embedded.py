@@ -28,6 +28,8 @@ from netscript_workers.store.engine import Store
 from tests.kit import detail, new, put, run, scalar, status
 from tests.support import eventually_async, write_project
 
+pytestmark = pytest.mark.fresh_database
+
 WORKERS = "SELECT count(*) FROM netscript_workers"
 
 

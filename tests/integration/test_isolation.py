@@ -18,6 +18,8 @@ from tests.kit import detail, lose, new, rows, run, scalar
 from tests.support import eventually_async, write_project
 from tests.working import working
 
+pytestmark = pytest.mark.fresh_database
+
 # A minute of a busy machine: what starts a process may take a while, what is tested does not.
 PATIENCE = 60.0
 

@@ -22,6 +22,8 @@ from tests.edge import charge, open_edge, trigger
 from tests.kit import Hand, detail, ended, new, put, rows, run, scalar
 from tests.support import eventually_async
 
+pytestmark = pytest.mark.fresh_database
+
 DAY = 24 * 3600
 JOB_KEYS = "SELECT count(*) FROM netscript_idempotency_keys WHERE scope LIKE 'job:%'"
 
