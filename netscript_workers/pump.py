@@ -163,11 +163,7 @@ class Pump:
 
     async def load_steps(self, claim: ClaimedExecution) -> Mapping[str, str]:
         """Read the finished steps of earlier attempts."""
-        return await asyncio.to_thread(self._read_steps, claim.id)
-
-    def _read_steps(self, execution_id: str) -> Mapping[str, str]:
-        with self._store.read() as conn:
-            return steps.load_steps(conn, execution_id)
+        return await asyncio.to_thread(steps.read_steps, self._store, claim.id)
 
     async def save_step(self, claim: ClaimedExecution, name: str, value: str) -> bool:
         """Store a finished step with the next tick, and wait for it."""

@@ -202,7 +202,6 @@ async def test_results_that_end_while_the_database_is_away_are_stored_once_it_is
 
 
 @pytest.mark.trap("D-58")
-@pytest.mark.xfail(strict=False, reason="known defect: after a lost answer one may run twice")
 async def test_a_tick_whose_answer_is_lost_after_the_commit_doubles_and_loses_nothing(
     postgres_proxy: tuple[Proxy, str], direct: Store
 ) -> None:
