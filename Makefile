@@ -44,7 +44,7 @@ check: $(VENV)/.dev ## Lint, types (two checkers), import contracts
 	$(BIN)/lint-imports --no-cache
 
 chaos: $(VENV)/.dev ## What needs minutes: processes killed under load
-	$(BIN)/python -m pytest -m chaos -s -p no:xdist tests/chaos
+	$(BIN)/python -m pytest -m chaos -s -p no:xdist
 
 soak: $(VENV)/.dev ## Ten minutes on each database at half of what the machine can do, under kills
 	NETSCRIPT_TEST_SOAK_MINUTES=10 $(BIN)/python -m pytest -m chaos -s -p no:xdist tests/chaos/test_soak.py

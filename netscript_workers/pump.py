@@ -108,7 +108,7 @@ class Pump:
         self._unsure = False
         self._on_drain: Callable[[], None] | None = None
         self._came_round = time.monotonic()
-        self._thread = threading.Thread(target=self._run, name="netscript-tick", daemon=True)
+        self._thread = threading.Thread(target=self._live, name="netscript-tick", daemon=True)
 
     # From any thread.
 
@@ -146,10 +146,7 @@ class Pump:
         if self._thread.is_alive():
             self._waiter.poke()
             self._thread.join(patience)
-        if self._thread.is_alive():
-            return False
-        self._own.dispose()
-        return True
+        return not self._thread.is_alive()
 
     # On the loop's thread.
 
@@ -210,6 +207,12 @@ class Pump:
                 self.ended(claim, not_begun(claim))
 
     # On the tick's own thread.
+
+    def _live(self) -> None:
+        try:
+            self._run()
+        finally:  # here, for a thread may end long after anybody has waited for it
+            self._own.dispose()
 
     def _run(self) -> None:
         held, backoff, give_up_at = _Held(), _FIRST_BACKOFF, float("inf")

@@ -150,8 +150,8 @@ def take_turns(
     free = slots.free()
     if not free:
         return turns
-    bound = {"keys": json.dumps(free)}
-    heads = [row for row in conn.execute(_oldest(dialect), bound) if row.id is not None]
+    found = conn.execute(_oldest(dialect), {"keys": json.dumps(free)}).all()
+    heads = [row for row in found if row.id is not None]
     ready = {row.id: row.concurrency_key for row in heads if not row.limited}
     coming = [row for row in heads if row.limited and not row.wants_job]
     moved: set[str] = set()
@@ -169,6 +169,7 @@ def take_turns(
     ]
     # Somebody's own transaction holds it: it keeps its turn, and is looked at again.
     late = [row.concurrency_key for row in heads if not row.wants_job and row.id not in moved]
+    late += [row.key for row in found if row.passed_by]
     note(conn, dialect, NoteKind.KEY, late)
     return turns
 
@@ -279,18 +280,21 @@ def _lock(dialect: Dialect) -> TextClause:
 
 @cache
 def _oldest(dialect: Dialect) -> TextClause:
-    # One that an enqueue with its idempotency key holds is passed by; that one leaves a note.
+    # One that an enqueue with its idempotency key holds is passed by; that one leaves a note, if it
+    # is not rolled back.
     lock = f"{dialect.for_update} OF e SKIP LOCKED" if dialect.for_update else ""
+    blocked = """
+        FROM netscript_executions e WHERE e.status = 'blocked' AND e.concurrency_key = {key}
+        AND NOT EXISTS (SELECT 1 FROM netscript_topics t WHERE t.name = e.topic AND t.paused)"""
     return text(
         f"""
-        SELECT h.id, h.job_id, h.concurrency_key, h.limited, h.wants_job, h.sort_at
-        FROM netscript_executions h WHERE h.id IN (
-            SELECT (
-                SELECT e.id FROM netscript_executions e
-                WHERE e.status = 'blocked' AND e.concurrency_key = k.value AND NOT EXISTS (
-                    SELECT 1 FROM netscript_topics t WHERE t.name = e.topic AND t.paused)
-                ORDER BY e.id LIMIT 1 {lock})
+        WITH first AS (
+            SELECT k.value AS key, (
+                SELECT e.id {blocked.format(key="k.value")} ORDER BY e.id LIMIT 1 {lock}) AS id
             FROM {dialect.members("keys")} k)
+        SELECT first.key, h.id, h.job_id, h.concurrency_key, h.limited, h.wants_job, h.sort_at,
+            h.id IS NULL AND EXISTS (SELECT 1 {blocked.format(key="first.key")}) AS passed_by
+        FROM first LEFT JOIN netscript_executions h ON h.id = first.id
         """
     )
 

@@ -119,7 +119,6 @@ def test_ends_do_not_wait_for_a_user_who_holds_a_limited_enqueue_open(postgres_u
 
 
 @pytest.mark.postgres
-@pytest.mark.xfail(strict=False, reason="known defect: one of the two waits for the sweep")
 def test_a_tick_waits_for_nobody_who_holds_one_that_waits_at_a_gate(postgres_url: str) -> None:
     """A user's transaction may hold a blocked row, to replace what it would do."""
     store = Store(postgres_url)

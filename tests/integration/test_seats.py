@@ -32,6 +32,7 @@ def quick(ctx: JobContext):
 
 @job(id="sleeps", timeout=None)
 async def sleeps(ctx: JobContext):
+    Path(ctx.payload["hold"] + ".began").touch()
     while Path(ctx.payload["hold"]).exists():
         time.sleep(0.05)
 
@@ -171,7 +172,7 @@ def test_the_shorter_executions_are_the_more_are_claimed_ahead_and_none_behind_l
 async def test_what_was_claimed_ahead_goes_back_as_soon_as_its_worker_is_to_leave(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hold, path = tmp_path / "hold", tmp_path / "ran"
+    hold, began, path = tmp_path / "hold", tmp_path / "hold.began", tmp_path / "ran"
     async with pool(store, tmp_path, 1, grace=PATIENCE) as at:
         hold.touch()
         # Nothing but the leave is to take back what waits.
@@ -179,7 +180,9 @@ async def test_what_was_claimed_ahead_goes_back_as_soon_as_its_worker_is_to_leav
         long, *quick = put_all(store, "sleeps", f'{{"hold": "{hold}"}}', 8, path)
         assert at.worker._pump is not None
         at.worker._pump.look()
-        await eventually_async(lambda: scalar(store, RUNNING) > 1, PATIENCE, "a claim ahead")
+        await eventually_async(
+            lambda: began.exists() and scalar(store, RUNNING) > 1, PATIENCE, "a claim ahead"
+        )
         at.worker.stop()
         await eventually_async(lambda: scalar(store, RUNNING) == 1, 10, "one that runs")
         hold.unlink()

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,24 +17,25 @@ HERE = Path(__file__).parent
 EXAMPLES, MISTAKES = HERE / "examples.py", HERE / "mistakes.py"
 
 
-def mypy(path: Path) -> set[int]:
+def mypy(*paths: Path) -> set[tuple[str, int]]:
     command = [
         sys.executable,
         "-m",
         "mypy",
         "--no-error-summary",
         "--hide-error-context",
-        str(path),
+        *map(str, paths),
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert not done.stderr, done.stderr
-    return {int(line) for line in re.findall(rf"{path.name}:(\d+): error", done.stdout)}
+    return {(name, int(line)) for name, line in re.findall(r"(\w+\.py):(\d+): error", done.stdout)}
 
 
-def pyright(path: Path) -> set[int]:
+def pyright(*paths: Path) -> set[tuple[str, int]]:
     # The project's own configuration leaves the mistakes out; strict is strict without it, too.
-    settings = {"typeCheckingMode": "strict", "include": [str(path)], "pythonVersion": "3.11"}
-    config = path.parent / f".pyright-{path.stem}.json"
+    include = [str(path) for path in paths]
+    settings = {"typeCheckingMode": "strict", "include": include, "pythonVersion": "3.11"}
+    config = HERE / ".pyright.json"
     config.write_text(json.dumps(settings))
     command = [sys.executable, "-m", "basedpyright", "--outputjson", "-p", str(config)]
     command += ["--pythonpath", sys.executable]
@@ -42,22 +44,19 @@ def pyright(path: Path) -> set[int]:
     finally:
         config.unlink()
     told = json.loads(done.stdout)["generalDiagnostics"]
-    return {one["range"]["start"]["line"] + 1 for one in told if one["severity"] == "error"}
+    errors = [one for one in told if one["severity"] == "error"]
+    return {(Path(one["file"]).name, one["range"]["start"]["line"] + 1) for one in errors}
 
 
-CHECKERS = pytest.mark.parametrize("check", [mypy, pyright])
-
-
-@CHECKERS
-def test_what_users_write_is_taken(check: object) -> None:
-    assert callable(check)
-    assert check(EXAMPLES) == set()
-
-
-@CHECKERS
-def test_every_mistake_is_refused_and_nothing_else(check: object) -> None:
-    assert callable(check)
+@pytest.mark.parametrize("check", [mypy, pyright])
+def test_what_users_write_is_taken_and_every_mistake_refused(
+    check: Callable[..., set[tuple[str, int]]],
+) -> None:
     lines = MISTAKES.read_text(encoding="utf-8").splitlines()
-    marked = {number for number, line in enumerate(lines, 1) if line.endswith("# refused")}
+    marked = {
+        (MISTAKES.name, number)
+        for number, line in enumerate(lines, 1)
+        if line.endswith("# refused")
+    }
     assert len(marked) > 25
-    assert check(MISTAKES) == marked
+    assert check(EXAMPLES, MISTAKES) == marked

@@ -59,17 +59,18 @@ def test_five_schedulers_that_look_at_once_fire_each_minute_once(
 
 @pytest.mark.trap("D-73")
 @pytest.mark.trap("D-79")
+@pytest.mark.parametrize("hours", [5, pytest.param(72, marks=pytest.mark.chaos)])
 def test_virtual_days_of_five_schedulers_and_a_clock_that_steps(
-    timed_store: Store, clock: ManualClock
+    timed_store: Store, clock: ManualClock, hours: int
 ) -> None:
     five = [scheduler(timed_store, declared(cron="* * * * *")) for _ in range(5)]
     look(*five)
     chance = random.Random(79)
-    jumps = {300: -90, 700: 7200, 1100: -90, 1101: -90, 1500: 7200}
-    for minute in range(30 * 60):
+    jumps = {50: -90, 117: 7200, 183: -90, 184: -90, 250: 7200}
+    for minute in range(hours * 60):
         clock.advance(60 + jumps.get(minute, 0))
         look(*chance.sample(five, chance.choice((1, 1, 1, 2, 5))))
-    end = START + timedelta(seconds=30 * 3600 + sum(jumps.values()))
+    end = START + timedelta(seconds=hours * 3600 + sum(jumps.values()))
     every_minute = by_cronsim("* * * * *", START, end)
     came = fired(timed_store)
     assert len(came) == len(set(came))
@@ -180,31 +181,49 @@ def test_an_interval_of_a_week_comes_on_time_with_a_deploy_every_day(
     assert_each_once(timed_store)
 
 
+GAP, FOLD = ("job:gap", "shifted by clock change"), ("job:fold", "repeated hour")
+
+
 @pytest.mark.trap("D-78")
 @pytest.mark.parametrize("zone", ["America/New_York", "Europe/Paris"])
-def test_a_year_with_both_clock_changes(timed_store: Store, clock: ManualClock, zone: str) -> None:
+@pytest.mark.parametrize(
+    ("start", "end", "in_new_york"),
+    [
+        ("2026-02-27T10:00", "2026-04-02T10:00", [GAP]),
+        ("2026-10-20T10:00", "2026-11-04T10:00", [FOLD]),
+        pytest.param("2026-01-01T10:00", "2027-01-01T10:00", [FOLD, GAP], marks=pytest.mark.chaos),
+    ],
+    ids=["spring", "autumn", "year"],
+)
+def test_every_night_through_both_clock_changes(
+    timed_store: Store,
+    clock: ManualClock,
+    zone: str,
+    start: str,
+    end: str,
+    in_new_york: list[tuple[str, str]],
+) -> None:
+    since, until = utc(start), utc(end)
+    set_clock(clock, since)
     names = {"gap": "30 2 * * *", "fold": "30 1 * * *", "monthly": "0 0 1 * *"}
     nightly = scheduler(
         timed_store, *(declared(name, cron=cron, timezone=zone) for name, cron in names.items())
     )
-    end = START + timedelta(days=365)
     wait = nightly.turn()
     assert wait > 0
-    while (upcoming := min(stored(timed_store, name).next_at or end for name in names)) < end:
+    while (upcoming := min(stored(timed_store, name).next_at or until for name in names)) < until:
         set_clock(clock, upcoming)
         look(nightly)
     for name, cron in names.items():
-        assert fired(timed_store, name) == by_cronsim(cron, START, end, zone)
-    assert len(fired(timed_store, "gap")) == len(fired(timed_store, "fold")) == 365
+        assert fired(timed_store, name) == by_cronsim(cron, since, until, zone)
+    nights = (until - since).days
+    assert len(fired(timed_store, "gap")) == len(fired(timed_store, "fold")) == nights
     notes = rows(
         timed_store,
         "SELECT schedule_id, note FROM netscript_schedule_fires WHERE note IS NOT NULL ORDER BY 1",
     )
     if zone == "America/New_York":
-        assert notes == [
-            ("job:fold", "repeated hour"),
-            ("job:gap", "shifted by clock change"),
-        ]
+        assert notes == in_new_york
     assert_each_once(timed_store, sorted(names))
 
 

@@ -23,6 +23,7 @@ from netscript_workers import (
 )
 from netscript_workers.errors import StoreBusyError
 from netscript_workers.ids import new_id
+from netscript_workers.store import engine as store_engine
 from netscript_workers.store import transaction
 from netscript_workers.store.engine import Store
 from netscript_workers.store.lifelines import Lifeline, folder
@@ -248,15 +249,14 @@ def test_a_read_that_turns_to_writing_is_told_of_configure_sqlite(sqlite_url: st
 
 
 def test_a_prepared_engine_that_is_locked_for_too_long_gives_the_drivers_own_error(
-    sqlite_url: str,
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(store_engine, "SQLITE_BUSY_SECONDS", 0.05)
     engine = create_engine(sqlite_url)
     configure_sqlite(engine)
     path = make_url(sqlite_url).database
     other = sqlite3.connect(str(path), isolation_level=None)
     with engine.connect() as conn:
-        conn.exec_driver_sql("PRAGMA busy_timeout = 50")
-        conn.rollback()
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(OperationalError, match="locked"):
             enqueue(conn, enqueue_job(mail, {}))
