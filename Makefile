@@ -28,11 +28,11 @@ demo: $(VENV)/.base ## A signed payment webhook, from the socket to the result (
 	@$(BIN)/python -m netscript_triggers.demo
 
 test: check ## Every check and test; uses the servers it finds and says which it does not
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 coverage: $(VENV)/.dev ## The tests again, and which lines they did not reach
 	@rm -f .coverage .coverage.*
-	$(BIN)/python -m coverage run -m pytest -n $(JOBS)
+	$(BIN)/python -m coverage run -m pytest -n $(JOBS) --dist worksteal
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 

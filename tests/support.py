@@ -10,10 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import httpx
+
+from tests.commands import CommandServer
 
 T = TypeVar("T")
 
@@ -126,19 +129,16 @@ def clean_environment() -> dict[str, str]:
     }
 
 
+@cache
+def _commands() -> CommandServer:
+    return CommandServer(clean_environment())
+
+
 def netscript(
     *command: str, cwd: Path, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command of `netscript` to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "netscript_triggers", *command],
-        cwd=cwd,
-        env={**clean_environment(), **(env or {})},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return _commands().run(command, cwd, env or {})
 
 
 def wait_until_answers(url: str, path: str = "/health", seconds: float = 20.0) -> None:
