@@ -94,8 +94,8 @@ def _become(order: Any) -> NoReturn:
         main()
     except SystemExit as left:
         code = left.code
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
