@@ -246,22 +246,48 @@ class Desk:
         return self._own_loop if self._jobs[claim.job_id].is_async else self._beside
 
     def _next(self) -> None:
-        """Begin the next execution, unless one is under way."""
-        if self._current is not None:
+        """Run the next execution, unless one is under way."""
+        claim = self._begin()
+        if claim is None:
             return
+        if self._jobs[claim.job_id].is_async:
+            self._own_loop.run_until_complete(self._attempts(claim))
+        else:
+            self._run_beside(claim)
+
+    def _begin(self) -> ClaimedExecution | None:
+        """Tell of the next execution that it begins, and how the last one ended; return it."""
+        if self._current is not None:
+            return None
         said, self._said = self._said, b""
         claim = self._take()
         if claim is None:
             if said:
                 self._line.send(said)
-            return
+            return None
         self._current = claim
         # From here on its death is its doing.
         self._line.send(said + wire.encode({"t": "begun", "k": wire.key_of(claim)}))
-        if self._jobs[claim.job_id].is_async:
-            self._own_loop.run_until_complete(self._attempt(claim))
-        else:  # its handler comes back to this thread through the queue
-            asyncio.run_coroutine_threadsafe(self._attempt(claim), self._beside)
+        return claim
+
+    async def _attempts(self, claim: ClaimedExecution) -> None:
+        """Run an attempt on this thread's loop, and those that are to run here after it.
+
+        To leave the loop and enter it again for each would take longer than many handlers do.
+        """
+        while True:
+            await self._attempt(claim)
+            following = self._begin()
+            if following is None:
+                return
+            if not self._jobs[following.job_id].is_async:
+                self._run_beside(following)
+                return
+            claim = following
+
+    def _run_beside(self, claim: ClaimedExecution) -> None:
+        """Run an attempt on the other loop; its handler comes to the main thread by the queue."""
+        asyncio.run_coroutine_threadsafe(self._attempt(claim), self._beside)
 
     def _take(self) -> ClaimedExecution | None:
         """Take the next order, if its permit was not taken back."""

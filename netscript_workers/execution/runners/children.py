@@ -80,6 +80,7 @@ class Child:
         self._socket.settimeout(0)
         self._decoder = wire.Decoder()
         self._unsent = bytearray()
+        self._unpermitted = 0
         self._permits, self._permit = os.pipe()
         os.set_blocking(self._permits, False)
         os.set_blocking(self._permit, False)
@@ -143,17 +144,17 @@ class Child:
 
     def permit(self) -> None:
         """Let it begin one more of the executions that it is given; say so before giving it."""
-        os.write(self._permit, b".")
+        self._unpermitted += 1  # stands in the pipe before the order is on its way
 
     def take_back(self) -> int:
         """Take back every permit that it has not used; return how many of the last given these are.
 
         It will begin none of them. Until it has heard of it, it is to be given no others.
         """
-        try:
-            return len(os.read(self._permits, _MOST_PERMITS))
-        except BlockingIOError:
-            return 0
+        count, self._unpermitted = self._unpermitted, 0
+        with contextlib.suppress(BlockingIOError):
+            count += len(os.read(self._permits, _MOST_PERMITS))
+        return count
 
     def terminate(self) -> None:
         """Send SIGTERM to what it has started; itself it heeds words only."""
@@ -177,6 +178,9 @@ class Child:
     def _write(self) -> None:
         if self.is_dead:
             return
+        if self._unpermitted:
+            os.write(self._permit, b"." * self._unpermitted)
+            self._unpermitted = 0
         try:
             sent = self._socket.send(self._unsent) if self._unsent else 0
         except BlockingIOError:

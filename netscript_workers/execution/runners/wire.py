@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeAlias
 
@@ -103,14 +103,14 @@ def key_of(claim: ClaimedExecution) -> str:
     return f"{claim.token} {claim.id}"
 
 
-def dump_claim(claim: ClaimedExecution) -> Message:
-    """Write a claim."""
-    return claim._asdict()
+def dump_claim(claim: ClaimedExecution) -> list[Any]:
+    """Write a claim: its facts in their order, for both ends are of one version."""
+    return list(claim)
 
 
-def load_claim(told: Message) -> ClaimedExecution:
+def load_claim(told: Sequence[Any]) -> ClaimedExecution:
     """Read a claim."""
-    return ClaimedExecution(**told)
+    return ClaimedExecution(*told)
 
 
 _TOLD = ("reason", "failure", "result", "error", "detail")
