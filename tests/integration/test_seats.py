@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ import pytest
 from netscript_workers import JobContext, define_job_handler
 from netscript_workers.execution.runners import pool as pool_runner
 from netscript_workers.execution.runners.seats import Seats
+from netscript_workers.store import definitions
 from netscript_workers.store.engine import Store
-from tests.kit import detail, put, scalar, status
+from tests.kit import assert_slots_exact, detail, put, scalar, status
 from tests.kit import new as new_execution
 from tests.support import eventually_async, write_project
 from tests.working import Running, working
@@ -42,6 +44,14 @@ def holds(ctx: JobContext):
     while Path(ctx.payload["hold"]).exists():
         ctypes.PyDLL(None).usleep(500_000)
 
+@job(id="narrow", max_concurrency=2)
+def narrow(ctx: JobContext):
+    """Write down from when until when it ran, by one clock for all processes."""
+    began = time.monotonic_ns()
+    time.sleep(0.001)
+    with open(ctx.payload["path"], "a") as file:
+        file.write(f"{ctx.id} {began} {time.monotonic_ns()}\\n")
+
 @job(id="dies", retry=Retry(max_attempts=1))
 def dies(ctx: JobContext):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -57,6 +67,8 @@ async def pool(store: Store, place: Path, slots: int, **options: float) -> Async
     """Yield a worker whose executions were so short that it claims ahead."""
     project = write_project(place / "project", {"jobs/some.py": JOBS})
     jobs = [define_job_handler(_elsewhere, id=one) for one in ("quick", "sleeps", "holds", "dies")]
+    jobs.append(define_job_handler(_elsewhere, id="narrow", max_concurrency=2))
+    definitions.register(store, jobs)
     async with working(
         store,
         *jobs,
@@ -150,6 +162,42 @@ async def test_the_more_urgent_run_first(store: Store, tmp_path: Path) -> None:
         for one in usual:
             await at.ended(one.id, seconds=PATIENCE)
     assert set(path.read_text().split()[:5]) == {one.id for one in urgent}
+
+
+@pytest.mark.trap("D-20")
+async def test_what_is_claimed_ahead_overlaps_no_more_than_its_job_and_its_key_allow(
+    store: Store, tmp_path: Path
+) -> None:
+    path = tmp_path / "ran"
+    async with pool(store, tmp_path, 4) as at:
+        payload = f'{{"path": "{path}"}}'
+        given = [
+            new_execution(
+                "narrow",
+                payload,
+                limited="job limit",
+                concurrency_key="k" if number % 3 == 0 else None,
+                priority=50 + number % 2,
+            )
+            for number in range(90)
+        ]
+        put(store, *(new_execution("quick") for _ in range(60)), *given)
+        for one in given:
+            told = await at.ended(one.id, seconds=PATIENCE)
+            assert (told.execution.status, told.execution.attempt) == ("completed", 1)
+    lives = [line.split() for line in path.read_text().splitlines()]
+    assert len(lives) == len(given)
+    spans = {id_: (int(began), int(end)) for id_, began, end in lives}
+    assert _most_at_once(list(spans.values())) <= 2
+    keyed = [spans[one.id] for one in given if one.concurrency_key is not None]
+    assert _most_at_once(keyed) == 1
+    assert keyed == sorted(keyed), "those of a key run in the order in which they came"
+    assert_slots_exact(store)
+
+
+def _most_at_once(spans: Iterable[tuple[int, int]]) -> int:
+    steps = sorted([(at, 1) for at, _ in spans] + [(at, -1) for _, at in spans])
+    return max(accumulate(step for _, step in steps))
 
 
 def test_the_shorter_executions_are_the_more_are_claimed_ahead_and_none_behind_long_ones() -> None:
