@@ -83,7 +83,7 @@ def test_whatever_mode_comes_to_a_gate_what_came_last_runs_and_places_stay_exact
 
 def test_one_that_has_a_place_is_replaced_where_it_stands(store: Store) -> None:
     definitions.register(store, [narrow])
-    key = {"idempotency_key": "k", "idempotency": "replace"}
+    key: dict[str, Any] = {"idempotency_key": "k", "idempotency": "replace"}
     (first,) = arrive(store, enqueue_job(narrow, {"n": 1}, **key))
     hand = Hand(store)
     hand.tick()
@@ -95,7 +95,7 @@ def test_one_that_has_a_place_is_replaced_where_it_stands(store: Store) -> None:
 
 def test_one_that_waits_at_a_gate_and_is_put_off_lets_the_next_one_in(store: Store) -> None:
     definitions.register(store, [narrow])
-    key = {"idempotency_key": "k", "idempotency": "replace"}
+    key: dict[str, Any] = {"idempotency_key": "k", "idempotency": "replace"}
     hand = Hand(store)
     arrive(store, *(enqueue_job(narrow, {"n": n}) for n in range(2)))
     held = hand.claim()
