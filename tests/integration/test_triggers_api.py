@@ -169,7 +169,10 @@ async def test_a_webhook_is_fired_without_a_signature_past_its_filter(store: Sto
 async def test_triggers_are_listed_from_the_database_and_switched(store: Store) -> None:
     async with serving(store, trigger(), BY_HAND, code=False) as api:
         told = (await api.get(URL)).json()
-        assert (told["total"], [one["id"] for one in told["triggers"]]) == (2, ["by-hand", "payment"])
+        assert (told["total"], [one["id"] for one in told["triggers"]]) == (
+            2,
+            ["by-hand", "payment"],
+        )
         one = (await api.get(f"{URL}/payment")).json()
         assert one["path"] == "/webhooks/payment"
         assert (one["secret_env"], one["verifier"]) == (["WEBHOOK_SECRET"], "hmac-sha256")

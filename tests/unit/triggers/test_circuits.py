@@ -56,8 +56,10 @@ def test_a_disabled_trigger_stays_disabled() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"failures": 0}, {"failures": 1.5}, {"failures": True}, {"reset": 0}, {"reset": float("inf")}]
-    + [{"reset": "5"}, {"reset": True}],
+    [
+        *({"failures": value} for value in (0, 1.5, True)),
+        *({"reset": value} for value in (0, float("inf"), "5", True)),
+    ],
 )
 def test_a_circuit_that_makes_no_sense_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="Circuit"):

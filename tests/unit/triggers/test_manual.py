@@ -14,8 +14,8 @@ from netscript_triggers import (
     Defer,
     ManualEvent,
     TriggerContext,
-    define_manual_trigger,
     defer,
+    define_manual_trigger,
     enqueue_job,
     manual_trigger,
 )
