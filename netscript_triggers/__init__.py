@@ -6,8 +6,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from netscript_triggers.definitions import TriggerContext, WebhookDefinition
-    from netscript_triggers.events import EventStatus, TriggerEvent, WebhookEvent
+    from netscript_triggers.actions import Defer, defer
+    from netscript_triggers.circuits import Circuit
+    from netscript_triggers.definitions import (
+        ManualDefinition,
+        TriggerContext,
+        TriggerDefinition,
+        WebhookDefinition,
+    )
+    from netscript_triggers.events import EventStatus, ManualEvent, TriggerEvent, WebhookEvent
+    from netscript_triggers.manual import define_manual_trigger, manual_trigger
     from netscript_triggers.verifiers import RawRequest, Verified, Verifier
     from netscript_triggers.verifiers.hmac import HmacVerifier
     from netscript_triggers.webhooks import define_webhook, webhook
@@ -16,41 +24,57 @@ if TYPE_CHECKING:
     from netscript_workers.errors import VerificationError
 
 __all__ = [
+    "Circuit",
+    "Defer",
     "EnqueueBatch",
     "EnqueueJob",
     "EventStatus",
     "HmacVerifier",
+    "ManualDefinition",
+    "ManualEvent",
     "RawRequest",
     "TriggerContext",
+    "TriggerDefinition",
     "TriggerEvent",
     "VerificationError",
     "Verified",
     "Verifier",
     "WebhookDefinition",
     "WebhookEvent",
+    "defer",
+    "define_manual_trigger",
     "define_webhook",
     "enqueue_batch",
     "enqueue_job",
+    "manual_trigger",
     "webhook",
 ]
 
 # Loaded when asked for: a command that only shows its help needs none of them.
 _HOMES = {
+    "Circuit": "netscript_triggers.circuits",
+    "Defer": "netscript_triggers.actions",
     "EnqueueBatch": "netscript_workers.batches",
     "EnqueueJob": "netscript_workers.actions",
     "EventStatus": "netscript_triggers.events",
     "HmacVerifier": "netscript_triggers.verifiers.hmac",
+    "ManualDefinition": "netscript_triggers.definitions",
+    "ManualEvent": "netscript_triggers.events",
     "RawRequest": "netscript_triggers.verifiers",
     "TriggerContext": "netscript_triggers.definitions",
+    "TriggerDefinition": "netscript_triggers.definitions",
     "TriggerEvent": "netscript_triggers.events",
     "VerificationError": "netscript_workers.errors",
     "Verified": "netscript_triggers.verifiers",
     "Verifier": "netscript_triggers.verifiers",
     "WebhookDefinition": "netscript_triggers.definitions",
     "WebhookEvent": "netscript_triggers.events",
+    "defer": "netscript_triggers.actions",
+    "define_manual_trigger": "netscript_triggers.manual",
     "define_webhook": "netscript_triggers.webhooks",
     "enqueue_batch": "netscript_workers.batches",
     "enqueue_job": "netscript_workers.actions",
+    "manual_trigger": "netscript_triggers.manual",
     "webhook": "netscript_triggers.webhooks",
 }
 

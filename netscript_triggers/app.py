@@ -19,6 +19,9 @@ from netscript_triggers.handlers import Handlers
 from netscript_triggers.ingress import App, Ingress
 from netscript_triggers.processor import Processor
 from netscript_triggers.registry import by_path, discover_triggers
+from netscript_triggers.states import TriggerStates
+from netscript_triggers.store import states as stored_states
+from netscript_triggers.store import triggers as stored_triggers
 from netscript_workers import __version__
 from netscript_workers.api.app import create_app
 from netscript_workers.api.services import Services
@@ -30,6 +33,7 @@ from netscript_workers.settings import Settings
 from netscript_workers.shutdown import ShutdownManager, ShutdownReport, ShutdownResource
 from netscript_workers.store import definitions
 from netscript_workers.store.definitions import StoredCatalog
+from netscript_workers.store.retention import Retention
 from netscript_workers.store.wake import make_bell
 from netscript_workers.store.writer import ITEM_PATIENCE, Writer
 
@@ -65,13 +69,29 @@ def create_server(settings: Settings, *, dev: bool = False) -> ServerApp:
     triggers = discover_triggers(settings.project_dir, settings.triggers_dir, dev=dev)
     store = open_store(settings, patience=SERVER_PATIENCE)
     definitions.register(store, jobs.values())
+    stored_triggers.register(store, triggers.values())
+    states = TriggerStates()
+    with store.read() as conn:
+        states.learn(stored_states.read(conn))
     window = round(settings.idempotency_hours * HOUR)
     bell = make_bell(store.parsed_url)
     writer = Writer(store, window=window, on_commit=bell.ring)
     catalog = StoredCatalog(store, jobs)
     handlers = Handlers()
-    processor = Processor(store, triggers, handlers, catalog, window=window, on_commit=bell.ring)
-    coordinator = Coordinator(store, writer, handlers, catalog, on_pending=processor.nudge)
+    completed, failed = settings.retention_days
+    processor = Processor(
+        store,
+        triggers,
+        handlers,
+        catalog,
+        states=states,
+        retention=Retention(completed=completed, failed=failed),
+        window=window,
+        on_commit=bell.ring,
+    )
+    coordinator = Coordinator(
+        store, writer, handlers, catalog, states=states, on_pending=processor.nudge
+    )
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
@@ -101,8 +121,8 @@ def create_server(settings: Settings, *, dev: bool = False) -> ServerApp:
     services = Services(
         store=store, writer=writer, catalog=catalog, jobs=jobs, version=__version__, ring=bell.ring
     )
-    api = create_app(services, [routes(triggers)], lifespan)
-    ingress = Ingress(api, by_path(triggers), coordinator)
+    api = create_app(services, [routes(triggers, processor.nudge)], lifespan)
+    ingress = Ingress(api, by_path(triggers), coordinator, states=states)
     return ServerApp(ingress, ingress, len(triggers), len(jobs))
 
 

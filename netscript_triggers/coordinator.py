@@ -9,12 +9,21 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from netscript_triggers.definitions import WebhookDefinition
-from netscript_triggers.dispatch import after_failure, resolve_now, resolve_of
-from netscript_triggers.events import EventStatus, WebhookEvent
+from netscript_triggers.definitions import AnyTrigger
+from netscript_triggers.dispatch import (
+    COMPLETED,
+    FILTERED,
+    Handled,
+    after_failure,
+    resolve_now,
+    resolve_of,
+)
+from netscript_triggers.events import EventStatus, TriggerEvent
+from netscript_triggers.filters import is_wanted
 from netscript_triggers.handlers import Handlers, call_here, took_too_long
 from netscript_triggers.intake import Arrival, Intake
 from netscript_triggers.records import Accepted
+from netscript_triggers.states import TriggerStates
 from netscript_triggers.store import inbox
 from netscript_triggers.store.inbox import Disposition, Known
 from netscript_workers.actions import JobCatalog
@@ -61,8 +70,8 @@ class Delivery(Arrival):
 
     def __init__(
         self,
-        trigger: WebhookDefinition[Any],
-        event: WebhookEvent[Any],
+        trigger: AnyTrigger,
+        event: TriggerEvent[Any],
         *,
         fingerprint: str,
         received_at: int,
@@ -96,7 +105,6 @@ class Delivery(Arrival):
 
 _NOTHING = Submission()
 _NO_WORK = NewWork()
-COMPLETED = Disposition(status=EventStatus.COMPLETED)
 _PENDING = Disposition(status=EventStatus.PENDING, delay=0.0)
 
 
@@ -110,6 +118,7 @@ class Coordinator:
         handlers: Handlers,
         catalog: JobCatalog,
         *,
+        states: TriggerStates | None = None,
         on_pending: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare; `start()` starts it. `conflicts` counts keys that came with other content.
@@ -119,12 +128,14 @@ class Coordinator:
             writer: Stores the events.
             handlers: Runs handlers on the loop.
             catalog: Where actions that name a job by its id look it up.
+            states: Whose circuits are open, so that their events wait.
             on_pending: Called when an event was stored whose handler has yet to run.
         """
         self._store = store
         self._writer = writer
         self._handlers = handlers
         self._catalog = catalog
+        self._states = states or TriggerStates()
         self._on_pending = on_pending
         self._intake: Intake[Delivery] = Intake(
             look_up=self._look_up,
@@ -207,6 +218,10 @@ class Coordinator:
                     "event %s: a key of trigger %s stands for execution %s, with another payload",
                     event.id, event.trigger_id, one.execution_id,
                 )  # fmt: skip
+        if disposition.status is EventStatus.FAILED:
+            self._states.note_failure(delivery.trigger, disposition.error or "")
+        elif disposition is COMPLETED:
+            self._states.note_success(delivery.trigger)
         if disposition.delay is not None:
             self._on_pending()
         ids = tuple([one.execution_id for one in enqueued])
@@ -245,8 +260,7 @@ class Coordinator:
                     ran = self._handlers.run(trigger, delivery.event, limit=INLINE_SECONDS)
                 else:
                     ran = self._handlers.finish(trigger, delivery.begun, limit=INLINE_SECONDS)
-                work = await resolve_of(delivery.event, await ran, self._catalog)
-                return delivery.submit(work, COMPLETED)
+                return delivery.submit(*await resolve_of(delivery.event, await ran, self._catalog))
             except NetscriptError as raised:
                 error = raised
         return delivery.submit(_NO_WORK, after_failure(trigger, error, attempt=1))
@@ -268,7 +282,10 @@ class Coordinator:
             trigger = one.trigger
             if found is not None:
                 answers.append((one.future, found))
-            elif trigger.dispatch == "background":
+            elif trigger.events and not is_wanted(trigger.events, one.event.event_type):
+                one.submit(_NO_WORK, FILTERED)
+                ready.append(one)
+            elif trigger.dispatch == "background" or self._states.is_open(trigger.id):
                 one.submit(_NO_WORK, _PENDING)
                 ready.append(one)
             elif trigger.is_async:
@@ -294,29 +311,29 @@ class Coordinator:
     def _handle_here(self, delivery: Delivery) -> Callable[[], None] | None:
         """Call a `def` handler; return what keeps its outcome, None where the loop goes on."""
         try:
-            work, disposition = self._outcome_here(delivery)
+            handled = self._outcome_here(delivery)
         except BaseException as error:  # noqa: BLE001 - a policy's or a model's sys.exit(), say
-            work = _NO_WORK
-            disposition = Disposition(status=EventStatus.DEAD, error=storable(describe(error), 500))
-        if work is None:
+            told = storable(describe(error), 500)
+            handled = (_NO_WORK, Disposition(status=EventStatus.DEAD, error=told))
+        if handled is None:
             answer_all([(delivery.future, None)])
             return None
 
         def keep() -> None:
-            delivery.submit(work, disposition)
+            delivery.submit(*handled)
 
         return keep
 
-    def _outcome_here(self, delivery: Delivery) -> tuple[NewWork | None, Disposition]:
+    def _outcome_here(self, delivery: Delivery) -> Handled | None:
         trigger = delivery.trigger
         try:
             actions = call_here(trigger, delivery.event)
             if isinstance(actions, tuple):
-                return resolve_now(delivery.event, actions, self._catalog), COMPLETED
+                return resolve_now(delivery.event, actions, self._catalog)
         except NetscriptError as error:
             return _NO_WORK, after_failure(trigger, error, attempt=1)
         delivery.begun = actions
-        return None, COMPLETED
+        return None
 
     def _pass_on(self, deliveries: Sequence[Delivery]) -> None:
         some: list[tuple[Submission, asyncio.Future[Any]]] = []

@@ -1,25 +1,26 @@
-"""What a trigger is: the frozen value that `@webhook` makes."""
+"""What a trigger is: the frozen value that `@webhook` or `@manual_trigger` makes."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeAlias
+from typing import Any, ClassVar, Generic, Literal, TypeAlias
 
 from pydantic import TypeAdapter
 from typing_extensions import TypeVar
 
+from netscript_triggers.actions import TriggerAction
+from netscript_triggers.circuits import Circuit
 from netscript_triggers.events import TriggerEvent
 from netscript_triggers.verifiers import Verifier
-from netscript_workers.batches import Action
 from netscript_workers.retries import Retry
 
 R = TypeVar("R", default=Any)
 
 Dispatch: TypeAlias = Literal["inline", "background"]
 Dedupe: TypeAlias = Literal["auto", "id"] | None
-Actions: TypeAlias = Sequence[Action] | Action | None
+Actions: TypeAlias = Sequence[TriggerAction] | TriggerAction | None
 AnyHandler: TypeAlias = Callable[..., Actions | Awaitable[Actions]]
 
 
@@ -32,42 +33,63 @@ class TriggerContext:
         log: A logger that carries the event's id.
     """
 
-    trigger: WebhookDefinition
+    trigger: TriggerDefinition
     log: logging.LoggerAdapter[logging.Logger]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class WebhookDefinition(Generic[R]):
-    """A webhook: a handler, where it listens, and how deliveries are verified.
+class TriggerDefinition(Generic[R]):
+    """A trigger of whatever kind: a handler, and how its events are run.
 
     It stays callable with an event, so a handler is unit-tested without a server. `R` is what
     calling the handler returns.
     """
 
+    kind: ClassVar[str] = "trigger"
+
     handler: Callable[..., R]
     id: str
-    path: str
-    verifier: Verifier
-    secret_env: tuple[str, ...]
     model: TypeAdapter[Any] | None
-    methods: tuple[str, ...]
     dispatch: Dispatch
-    dedupe: Dedupe
-    max_body: int
+    events: tuple[str, ...]
+    concurrency: int | None
+    circuit: Circuit | None
     retry: Retry
     description: str | None
     takes_context: bool
     is_async: bool
     source: str
 
-    @property
-    def kind(self) -> str:
-        """What sort of trigger it is."""
-        return "webhook"
-
     def __call__(self, event: TriggerEvent[Any], *context: TriggerContext) -> R:
         """Call the handler itself; of an `async def` one, await what this returns."""
         return self.handler(event, *context)
 
     def __repr__(self) -> str:
+        return f"<{self.kind} {self.id!r} from {self.source}>"
+
+
+AnyTrigger: TypeAlias = TriggerDefinition[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class WebhookDefinition(TriggerDefinition[R]):
+    """A webhook: a handler, where it listens, and how deliveries are verified."""
+
+    kind: ClassVar[str] = "webhook"
+
+    path: str
+    verifier: Verifier
+    secret_env: tuple[str, ...]
+    methods: tuple[str, ...]
+    dedupe: Dedupe
+    max_body: int
+
+    def __repr__(self) -> str:
         return f"<webhook {self.id!r} at {self.path} from {self.source}>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class ManualDefinition(TriggerDefinition[R]):
+    """A trigger that people fire: over the API, with the command, from the dashboard."""
+
+    kind: ClassVar[str] = "manual"

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from netscript_triggers.app import bind, url_of
-from netscript_triggers.registry import discover_triggers
+from netscript_triggers.registry import discover_triggers, webhook_named
 from netscript_triggers.testing import signed_request
 from netscript_workers.errors import ConfigurationError
 
@@ -67,7 +67,7 @@ class DemoError(Exception):
 def _show(project: Path, address: str, secret: str, server: subprocess.Popen[bytes]) -> None:
     with httpx.Client(base_url=address, trust_env=False) as client:
         _until("netscript did not start", _START_SECONDS, server, lambda: _is_ready(client))
-        trigger = discover_triggers(project)["payment-webhook"]
+        trigger = webhook_named(discover_triggers(project), "payment-webhook")
         payment = {"orderId": f"order-{secrets.token_hex(3)}", "amountCents": 4200}
         request = signed_request(trigger, payment, secret=secret)
         print(f"\n$ POST {address}{request.path}   {request.body.decode()}")

@@ -31,7 +31,7 @@ class TriggerEvent(Generic[P]):
     Attributes:
         id: The event's id.
         trigger_id: Which trigger took it.
-        kind: `webhook`.
+        kind: `webhook` or `manual`.
         status: Where it stands while the handler runs.
         payload: The parsed body, or an instance of the trigger's model.
         headers: By lower-case name, without signatures and credentials.
@@ -41,6 +41,10 @@ class TriggerEvent(Generic[P]):
         received_at: When it came, in UTC.
         traceparent: W3C trace context of the sender.
         tracestate: W3C trace state of the sender.
+        event_type: What the sender says it is about, such as `payment.succeeded`.
+        replayed_from: The event that this one is another run of, which
+            enqueues anew.
+        note: Why somebody fired or replayed it, in their words.
     """
 
     id: str
@@ -55,8 +59,16 @@ class TriggerEvent(Generic[P]):
     received_at: datetime
     traceparent: str | None = None
     tracestate: str | None = None
+    event_type: str | None = None
+    replayed_from: str | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookEvent(TriggerEvent[P]):
     """An event that came over HTTP."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManualEvent(TriggerEvent[P]):
+    """An event that somebody fired by hand."""

@@ -9,10 +9,11 @@ from collections.abc import Awaitable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
-from netscript_triggers.definitions import TriggerContext, WebhookDefinition
+from netscript_triggers.actions import Defer, TriggerAction
+from netscript_triggers.definitions import AnyTrigger, TriggerContext
 from netscript_triggers.events import TriggerEvent
 from netscript_workers.actions import EnqueueJob
-from netscript_workers.batches import Action, EnqueueBatch
+from netscript_workers.batches import EnqueueBatch
 from netscript_workers.errors import ConfigurationError, NetscriptError, describe
 
 THREADS = 32
@@ -43,8 +44,8 @@ class Handlers:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def run(
-        self, trigger: WebhookDefinition[Any], event: TriggerEvent[Any], *, limit: float
-    ) -> tuple[Action, ...]:
+        self, trigger: AnyTrigger, event: TriggerEvent[Any], *, limit: float
+    ) -> tuple[TriggerAction, ...]:
         """Call the handler and return its actions.
 
         Args:
@@ -61,8 +62,8 @@ class Handlers:
 
     @staticmethod
     async def _within(
-        limit: float, trigger: WebhookDefinition[Any], call: Awaitable[Any]
-    ) -> tuple[Action, ...]:
+        limit: float, trigger: AnyTrigger, call: Awaitable[Any]
+    ) -> tuple[TriggerAction, ...]:
         clock = asyncio.timeout(limit)
         try:
             async with clock:
@@ -75,8 +76,8 @@ class Handlers:
             raise HandlerError(describe(error)) from error
 
     async def finish(
-        self, trigger: WebhookDefinition[Any], begun: Awaitable[Any], *, limit: float
-    ) -> tuple[Action, ...]:
+        self, trigger: AnyTrigger, begun: Awaitable[Any], *, limit: float
+    ) -> tuple[TriggerAction, ...]:
         """Await what a handler that was called in a thread has left to be awaited on the loop.
 
         Raises:
@@ -85,7 +86,7 @@ class Handlers:
         """
         return await self._within(limit, trigger, begun)
 
-    async def _call(self, trigger: WebhookDefinition[Any], event: TriggerEvent[Any]) -> Any:
+    async def _call(self, trigger: AnyTrigger, event: TriggerEvent[Any]) -> Any:
         arguments = arguments_of(trigger, event)
         if trigger.is_async:
             return await trigger.handler(*arguments)
@@ -101,8 +102,8 @@ class Handlers:
 
 
 def call_here(
-    trigger: WebhookDefinition[Any], event: TriggerEvent[Any]
-) -> tuple[Action, ...] | Awaitable[Any]:
+    trigger: AnyTrigger, event: TriggerEvent[Any]
+) -> tuple[TriggerAction, ...] | Awaitable[Any]:
     """Call a `def` handler in this thread; what it leaves to be awaited is for the loop.
 
     Raises:
@@ -114,7 +115,7 @@ def call_here(
         raise error
     if error is not None:
         raise HandlerError(describe(error)) from error
-    return cast("tuple[Action, ...] | Awaitable[Any]", returned)
+    return cast("tuple[TriggerAction, ...] | Awaitable[Any]", returned)
 
 
 def took_too_long(limit: float) -> HandlerTimeoutError:
@@ -122,9 +123,7 @@ def took_too_long(limit: float) -> HandlerTimeoutError:
     return HandlerTimeoutError(f"The handler took longer than {limit:g} s.")
 
 
-def _guarded(
-    trigger: WebhookDefinition[Any], arguments: tuple[Any, ...]
-) -> tuple[Any, BaseException | None]:
+def _guarded(trigger: AnyTrigger, arguments: tuple[Any, ...]) -> tuple[Any, BaseException | None]:
     """Call in a thread; an exception is carried as a value, for not every one fits a future.
 
     What a generator yields is collected here: its body is the handler's.
@@ -143,7 +142,7 @@ def _is_list(returned: object) -> bool:
 
 
 def arguments_of(
-    trigger: WebhookDefinition[Any], event: TriggerEvent[Any]
+    trigger: AnyTrigger, event: TriggerEvent[Any]
 ) -> tuple[TriggerEvent[Any]] | tuple[TriggerEvent[Any], TriggerContext]:
     """Return what the handler takes: the event, and a context if it asks for one."""
     if not trigger.takes_context:
@@ -153,7 +152,7 @@ def arguments_of(
     return (event, TriggerContext(trigger=trigger, log=logger))
 
 
-def actions_of(trigger: WebhookDefinition[Any], returned: object) -> tuple[Action, ...]:
+def actions_of(trigger: AnyTrigger, returned: object) -> tuple[TriggerAction, ...]:
     """Return the actions that a handler gave back as a tuple.
 
     Raises:
@@ -166,11 +165,20 @@ def actions_of(trigger: WebhookDefinition[Any], returned: object) -> tuple[Actio
         given = cast("list[object]", returned)
     elif isinstance(returned, Iterable) and not isinstance(returned, (str, bytes, Mapping)):
         given = list(cast("Iterable[object]", returned))
+    deferrals = 0
     for action in given:
-        if not isinstance(action, (EnqueueJob, EnqueueBatch)):
+        if isinstance(action, Defer):
+            deferrals += 1
+        elif not isinstance(action, (EnqueueJob, EnqueueBatch)):
             raise ConfigurationError(
-                f'The handler of webhook "{trigger.id}" returned a {type(action).__name__}, '
+                f'The handler of {trigger.kind} "{trigger.id}" returned a {type(action).__name__}, '
                 "which is no action.",
-                hint="Return enqueue_job(...) or enqueue_batch(...) actions: a list, one, or None.",
+                hint="Return enqueue_job(...), enqueue_batch(...) or defer(...) actions: a list, "
+                "one, or None.",
             )
-    return tuple(cast("list[Action]", given))
+    if deferrals > 1:
+        raise ConfigurationError(
+            f'The handler of {trigger.kind} "{trigger.id}" returned {deferrals} deferrals.',
+            hint="Return one defer(...) at most.",
+        )
+    return tuple(cast("list[TriggerAction]", given))

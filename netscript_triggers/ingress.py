@@ -19,9 +19,11 @@ from typing import Any, TypeAlias
 from netscript_triggers.coordinator import Coordinator, Delivery
 from netscript_triggers.definitions import WebhookDefinition
 from netscript_triggers.events import EventStatus, WebhookEvent
+from netscript_triggers.filters import shown_type, type_of
 from netscript_triggers.payloads import read_payload
 from netscript_triggers.records import Accepted
 from netscript_triggers.secrets import secrets_of
+from netscript_triggers.states import TriggerStates
 from netscript_triggers.verifiers import RawRequest, Verified
 from netscript_workers.clock import SYSTEM_CLOCK, from_micros
 from netscript_workers.errors import (
@@ -94,6 +96,7 @@ class Ingress:
         routes: Mapping[str, WebhookDefinition[Any]],
         coordinator: Coordinator,
         *,
+        states: TriggerStates | None = None,
         environment: Mapping[str, str] = os.environ,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -103,12 +106,14 @@ class Ingress:
             app: Gets every other request.
             routes: The webhooks by path.
             coordinator: Takes verified deliveries.
+            states: Which webhooks are disabled: of those nobody learns that they are there.
             environment: Where secrets are read, at each request.
             now: Seconds since the epoch, for signed timestamps.
         """
         self._app = app
         self._routes = routes
         self._coordinator = coordinator
+        self._states = states or TriggerStates()
         self._environment = environment
         self._now = now
         self._reading: dict[asyncio.Task[Any], float] = {}
@@ -119,7 +124,7 @@ class Ingress:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         trigger = self._routes.get(scope["path"]) if scope["type"] == "http" else None
-        if trigger is None:
+        if trigger is None or not self._states.is_enabled(trigger.id):
             await self._app(scope, receive, send)
             return
         try:
@@ -165,6 +170,7 @@ class Ingress:
             received_at=from_micros(received_at),
             traceparent=_trace(request, _TRACEPARENT),
             tracestate=_trace(request, _TRACESTATE),
+            event_type=shown_type(verified.event_type) or type_of(payload),
         )
         return await self._accept(
             Delivery(trigger, event, fingerprint=fingerprint, received_at=received_at)

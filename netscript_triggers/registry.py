@@ -6,15 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from netscript_triggers.definitions import WebhookDefinition
-from netscript_workers.errors import ConfigurationError, DuplicateIdError
+from netscript_triggers.definitions import AnyTrigger, TriggerDefinition, WebhookDefinition
+from netscript_workers.errors import (
+    ConfigurationError,
+    DuplicateIdError,
+    StateError,
+    TriggerNotFoundError,
+)
 from netscript_workers.registry import collect
 
 
 def discover_triggers(
     project_dir: Path, folder: str = "triggers", *, dev: bool = False
-) -> Mapping[str, WebhookDefinition[Any]]:
-    """Return the webhooks of a project by id.
+) -> Mapping[str, AnyTrigger]:
+    """Return the triggers of a project by id.
 
     Args:
         project_dir: The project.
@@ -26,12 +31,12 @@ def discover_triggers(
         DuplicateIdError: Two triggers have one id or one path.
         ConfigurationError: A trigger accepts anything, and this is not development.
     """
-    kind: type[WebhookDefinition[Any]] = WebhookDefinition
+    kind: type[AnyTrigger] = TriggerDefinition
     found = collect(project_dir, folder, kind)
     by_path(found)
     if not dev:
         for trigger in found.values():
-            if trigger.verifier.name == "memory":
+            if isinstance(trigger, WebhookDefinition) and trigger.verifier.name == "memory":
                 raise ConfigurationError(
                     f'webhook "{trigger.id}" uses the verifier "memory", which accepts anything.',
                     hint="Use a real one, or run with --dev.",
@@ -40,7 +45,7 @@ def discover_triggers(
 
 
 def by_path(
-    triggers: Mapping[str, WebhookDefinition[Any]],
+    triggers: Mapping[str, AnyTrigger],
 ) -> dict[str, WebhookDefinition[Any]]:
     """Return the webhooks by their paths.
 
@@ -49,6 +54,8 @@ def by_path(
     """
     routes: dict[str, WebhookDefinition[Any]] = {}
     for trigger in triggers.values():
+        if not isinstance(trigger, WebhookDefinition):
+            continue
         other = routes.setdefault(trigger.path, trigger)
         if other is not trigger:
             raise DuplicateIdError(
@@ -56,3 +63,21 @@ def by_path(
                 hint="Give one of them another path.",
             )
     return routes
+
+
+def webhook_named(triggers: Mapping[str, AnyTrigger], trigger_id: str) -> WebhookDefinition[Any]:
+    """Return a webhook by its id.
+
+    Raises:
+        TriggerNotFoundError: There is no such trigger; the error names the nearest.
+        StateError: It is no webhook.
+    """
+    if trigger_id not in triggers:
+        raise TriggerNotFoundError(trigger_id, triggers)
+    found = triggers[trigger_id]
+    if not isinstance(found, WebhookDefinition):
+        raise StateError(
+            f'Trigger "{trigger_id}" is no webhook, so nothing is delivered to it.',
+            hint=f"Fire it: netscript triggers fire {trigger_id}",
+        )
+    return found

@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from netscript_triggers.definitions import WebhookDefinition
-from netscript_triggers.events import EventStatus, WebhookEvent
+from netscript_triggers.actions import TriggerAction
+from netscript_triggers.definitions import AnyTrigger, WebhookDefinition
+from netscript_triggers.events import EventStatus
+from netscript_triggers.filters import type_of
 from netscript_triggers.handlers import Handlers
-from netscript_triggers.payloads import read_payload
+from netscript_triggers.restoring import class_of, payload_of
 from netscript_triggers.secrets import secrets_of
-from netscript_workers.batches import Action
 from netscript_workers.clock import SYSTEM_CLOCK, from_micros
 from netscript_workers.errors import ConfigurationError
 from netscript_workers.ids import new_id
@@ -69,8 +70,8 @@ def signed_request(
 
 
 async def fire(
-    trigger: WebhookDefinition[Any], payload: Any, *, headers: Mapping[str, str] | None = None
-) -> list[Action]:
+    trigger: AnyTrigger, payload: Any, *, headers: Mapping[str, str] | None = None
+) -> list[TriggerAction]:
     """Call a trigger's handler with an event made of `payload`, and return its actions.
 
     Args:
@@ -84,17 +85,19 @@ async def fire(
         ConfigurationError: It returned something that is no action.
     """
     body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-    event: WebhookEvent[Any] = WebhookEvent(
+    read = payload_of(trigger, body, by_hand=False)
+    event = class_of(trigger.kind)(
         id=new_id(),
         trigger_id=trigger.id,
         kind=trigger.kind,
         status=EventStatus.PROCESSING,
-        payload=read_payload(trigger, body),
+        payload=read,
         headers={name.lower(): value for name, value in (headers or {}).items()},
         body=body,
         idempotency_key=None,
         attempt=1,
         received_at=from_micros(SYSTEM_CLOCK.now()),
+        event_type=type_of(read),
     )
     handlers = Handlers(threads=1)
     try:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, Required, TypedDict
 
-from pydantic import TypeAdapter
 from typing_extensions import TypeVar, Unpack
 
+from netscript_triggers.circuits import Circuit
+from netscript_triggers.defining import (
+    DEFAULT_CIRCUIT,
+    DEFAULT_RETRY,
+    adapter_of,
+    check_id,
+    check_running,
+    event_patterns,
+    facts_of,
+    takes_context,
+)
 from netscript_triggers.definitions import Actions, Dedupe, Dispatch, WebhookDefinition
 from netscript_triggers.verifiers import Verifier, verifier_named
 from netscript_workers.errors import ConfigurationError
 from netscript_workers.options import OptionError, check_names, check_type
-from netscript_workers.payloads import make_adapter
 from netscript_workers.retries import Retry
 
 R = TypeVar("R", bound=Actions | Awaitable[Actions])
 
-DEFAULT_RETRY = Retry(max_attempts=8, initial_delay=1.0, max_delay=300.0)
 DEFAULT_MAX_BODY = 1_048_576
 
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+")
 _METHODS = frozenset({"POST", "PUT", "PATCH"})
 _RESERVED = ("/api", "/health", "/metrics")
@@ -43,6 +49,8 @@ class WebhookOptions(TypedDict, total=False):
     parse: str
     tolerance: float
     max_body: int
+    concurrency: int | None
+    circuit: Circuit | None
     retry: Retry
     description: str | None
 
@@ -88,10 +96,15 @@ def define_webhook(
                 event; `"background"` answers first.
             dedupe: `"auto"` takes the delivery's id, or without one the signed bytes, as the
                 event's key; `"id"` only an id; None takes every delivery for a new event.
-            events: An event type filter.
+            events: Event types that are handled, such as `["payment.*"]`; others are kept as
+                completed with the reason `filtered`. The type is what the verifier finds, or else
+                the payload's `type`, `event_type` or `event`.
             parse: How the body is read; `"json"`.
             tolerance: Seconds that a signed timestamp may be off, for schemes that have one.
             max_body: Bytes a body may have, 1 MiB by default.
+            concurrency: How many of its events are handled at a time, in all servers together; for
+                `dispatch="background"`.
+            circuit: When its handler is left alone because it keeps failing; None for never.
             retry: How often and how soon a failing handler is tried again.
             description: By default the first line of the handler's docstring.
 
@@ -119,21 +132,18 @@ def _define(
     parse: str = "json",
     tolerance: float | None = None,
     max_body: int = DEFAULT_MAX_BODY,
+    concurrency: int | None = None,
+    circuit: Circuit | None = DEFAULT_CIRCUIT,
     retry: Retry = DEFAULT_RETRY,
     description: str | None = None,
 ) -> WebhookDefinition[Any]:
     owner = f'webhook "{id}"'
-    check_type(owner, "id", id, str, "text")
     check_type(owner, "path", path, str, "text")
-    check_type(owner, "retry", retry, Retry, "a Retry, such as Retry(max_attempts=5)")
     check_type(owner, "max_body", max_body, int, "a whole number of bytes")
-    if not _ID.fullmatch(id):
-        raise ConfigurationError(
-            f"The webhook id {id!r} can't be used.",
-            hint="Use letters, digits and . _ : - , at most 128, a letter or digit first.",
-        )
+    check_id("webhook", id)
+    check_running(owner, retry, concurrency, circuit)
     _check_path(path, owner)
-    _check_available(owner, events=events, parse=parse, tolerance=tolerance)
+    _check_available(owner, parse=parse, tolerance=tolerance)
     checked = verifier_named(verifier) if isinstance(verifier, str) else verifier
     if isinstance(checked, type) or not isinstance(checked, Verifier):  # pyright: ignore[reportUnnecessaryIsInstance] - users' values
         raise OptionError(
@@ -152,6 +162,11 @@ def _define(
             f"{owner}: dispatch={dispatch!r}, dedupe={dedupe!r} can't be used.",
             hint='dispatch is "inline" or "background"; dedupe is "auto", "id" or None.',
         )
+    if concurrency is not None and dispatch != "background":
+        raise ConfigurationError(
+            f"{owner}: concurrency={concurrency!r} can't hold while requests run the handler.",
+            hint='Add dispatch="background".',
+        )
     if max_body < 1:
         raise ConfigurationError(f"{owner}: max_body={max_body!r} must be more than zero.")
     return WebhookDefinition(
@@ -160,16 +175,17 @@ def _define(
         path=path,
         verifier=checked,
         secret_env=names,
-        model=_adapter(model, owner),
+        model=adapter_of(model, owner),
         methods=upper,
         dispatch=dispatch,
         dedupe=dedupe,
+        events=event_patterns(owner, events),
+        concurrency=concurrency,
+        circuit=circuit,
         max_body=max_body,
         retry=retry,
-        description=description if description is not None else _first_line(handler),
-        takes_context=_takes_context(handler, owner),
-        is_async=inspect.iscoroutinefunction(inspect.unwrap(handler)),
-        source=f"{getattr(handler, '__module__', '?')}.{getattr(handler, '__qualname__', '?')}",
+        takes_context=takes_context(handler, owner),
+        **facts_of(handler, description),
     )
 
 
@@ -190,14 +206,7 @@ def _check_path(path: str, owner: str) -> None:
         )
 
 
-def _check_available(
-    owner: str, *, events: Sequence[str], parse: str, tolerance: float | None
-) -> None:
-    if events:
-        raise ConfigurationError(
-            f"{owner}: events= is not available in this version.",
-            hint="Return no actions for events that don't matter.",
-        )
+def _check_available(owner: str, *, parse: str, tolerance: float | None) -> None:
     if tolerance is not None:
         raise ConfigurationError(
             f"{owner}: tolerance= is not available in this version, whose verifiers sign no time.",
@@ -224,30 +233,3 @@ def _secret_names(
             hint='Name the variable that holds it, as in secret_env="WEBHOOK_SECRET".',
         )
     return names
-
-
-def _adapter(model: Any, owner: str) -> TypeAdapter[Any] | None:
-    if model is None:
-        return None
-    return make_adapter(model, f"The model of {owner}")
-
-
-def _takes_context(handler: Callable[..., Any], owner: str) -> bool:
-    if isinstance(handler, WebhookDefinition) or not callable(handler):
-        raise ConfigurationError(f"{owner}: the handler must be a function.")
-    signature = inspect.signature(handler)
-    for count in (1, 2):
-        try:
-            signature.bind(*range(count))
-        except TypeError:
-            continue
-        return count == 2
-    raise ConfigurationError(
-        f"{owner}: the handler must take the event (and may take a context).",
-        hint="Write it as: def handler(event: WebhookEvent).",
-    )
-
-
-def _first_line(handler: Callable[..., Any]) -> str | None:
-    doc = inspect.getdoc(handler) if inspect.isroutine(handler) else None
-    return doc.strip().splitlines()[0] if doc and doc.strip() else None

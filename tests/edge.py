@@ -15,11 +15,13 @@ import httpx
 
 from netscript_triggers import WebhookDefinition, WebhookEvent, define_webhook, enqueue_job
 from netscript_triggers.coordinator import Coordinator
+from netscript_triggers.definitions import AnyTrigger
 from netscript_triggers.handlers import Handlers
 from netscript_triggers.ingress import Ingress, Receive, Scope, Send
 from netscript_triggers.processor import Processor
 from netscript_triggers.records import EventDetail
 from netscript_triggers.registry import by_path
+from netscript_triggers.states import TriggerStates
 from netscript_triggers.store import queries
 from netscript_workers import JobContext, job
 from netscript_workers.store.definitions import StoredCatalog
@@ -103,17 +105,22 @@ async def _not_found(_scope: Scope, _receive: Receive, send: Send) -> None:
 
 @contextlib.asynccontextmanager
 async def open_edge(
-    store: Store, *triggers: WebhookDefinition[Any], process: bool = False, jobs: Sequence[Any] = ()
+    store: Store, *triggers: AnyTrigger, process: bool = False, jobs: Sequence[Any] = ()
 ) -> AsyncGenerator[Edge]:
     """Serve these triggers (one, by default), with a running processor if asked for."""
-    known = {one.id: one for one in triggers or (trigger(),)}
+    known: dict[str, AnyTrigger] = {one.id: one for one in triggers or (trigger(),)}
     writer = Writer(store, patience=2.0)
     handlers = Handlers()
     catalog = StoredCatalog(store, {one.id: one for one in jobs})
-    processor = Processor(store, known, handlers, catalog)
-    coordinator = Coordinator(store, writer, handlers, catalog, on_pending=processor.nudge)
+    states = TriggerStates()
+    processor = Processor(store, known, handlers, catalog, states=states)
+    coordinator = Coordinator(
+        store, writer, handlers, catalog, states=states, on_pending=processor.nudge
+    )
     environment = {"WEBHOOK_SECRET": SECRET}
-    ingress = Ingress(_not_found, by_path(known), coordinator, environment=environment)
+    ingress = Ingress(
+        _not_found, by_path(known), coordinator, states=states, environment=environment
+    )
     writer.start()
     coordinator.start()
     processing = asyncio.create_task(processor.run()) if process else None

@@ -23,9 +23,15 @@ class Points:
     a process lives.
     """
 
-    def __init__(self, die_at: int, told: Callable[[str], object]) -> None:
-        """Die at point `die_at`, counted from 1; its name is told just before."""
+    def __init__(
+        self, die_at: int, told: Callable[[str], object], others: tuple[str, ...] = _OTHERS
+    ) -> None:
+        """Die at point `die_at`, counted from 1; its name is told just before.
+
+        What threads do whose names begin like one of `others` is no point.
+        """
         self._die_at = die_at
+        self._others = others
         self._told = told
         self._count = 0
         self._lock = threading.Lock()
@@ -35,7 +41,7 @@ class Points:
 
     def passed(self, name: str) -> None:
         """Count a point."""
-        if threading.current_thread().name.startswith(_OTHERS):
+        if threading.current_thread().name.startswith(self._others):
             return
         with self._lock:
             self._count += 1

@@ -9,11 +9,13 @@ import typer
 
 from netscript_triggers.cli import (
     database,
+    events,
     executions,
     jobs,
     operating,
     run,
     topics,
+    triggers,
     verify,
     workers,
 )
@@ -33,6 +35,8 @@ run.add_to(app)
 app.add_typer(database.app, name="db")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(executions.app, name="executions")
+app.add_typer(triggers.app, name="triggers")
+app.add_typer(events.app, name="events")
 app.add_typer(topics.app, name="topics")
 app.add_typer(workers.app, name="workers")
 app.command()(operating.explain)

@@ -28,13 +28,22 @@ def payload_of(given: str) -> dict[str, Any]:
     Raises:
         BadParameter: It is no JSON object.
     """
-    from netscript_workers.strict_json import MalformedError, parse
-
-    try:
-        value = parse(given.encode())
-    except MalformedError as error:
-        told = str(error).replace("The body", "it").removesuffix(".")
-        raise typer.BadParameter(told, param_hint="--payload") from None
+    value = json_of(given)
     if not isinstance(value, dict):
         raise typer.BadParameter("it must be a JSON object", param_hint="--payload")
     return value  # pyright: ignore[reportUnknownVariableType] - JSON keys are strings
+
+
+def json_of(given: str) -> Any:
+    """Read any JSON that an option gives, as strictly as the API does.
+
+    Raises:
+        BadParameter: It is no JSON.
+    """
+    from netscript_workers.strict_json import MalformedError, parse
+
+    try:
+        return parse(given.encode())
+    except MalformedError as error:
+        told = str(error).replace("The body", "it").removesuffix(".")
+        raise typer.BadParameter(told, param_hint="--payload") from None

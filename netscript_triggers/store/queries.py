@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, Row, TextClause, text
 
 from netscript_triggers.events import EventStatus
-from netscript_triggers.records import EventDetail, EventRecord
-from netscript_workers.clock import from_micros
+from netscript_triggers.records import (
+    ActionRecord,
+    EventDetail,
+    EventRecord,
+    FailureRecord,
+    WaitRecord,
+)
+from netscript_triggers.store import states
+from netscript_triggers.store.inbox import Failure
+from netscript_workers.clock import MICROSECONDS, from_micros, to_micros
 from netscript_workers.errors import CursorError, EventNotFoundError
 from netscript_workers.ids import is_id
+from netscript_workers.store.dialects import Dialect
+from netscript_workers.strict_json import MalformedError, parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +68,7 @@ def list_events(
 
 
 def get_event(conn: Connection, event_id: str) -> EventDetail:
-    """Return the whole record of an event.
+    """Return an event with what came with it.
 
     Raises:
         EventNotFoundError: There is none with this id.
@@ -64,8 +76,88 @@ def get_event(conn: Connection, event_id: str) -> EventDetail:
     row = conn.execute(_ONE, {"id": event_id}).one_or_none() if is_id(event_id) else None
     if row is None:
         raise EventNotFoundError(f"There is no event {event_id[:100]!r}.")
-    body = bytes(row.body).decode("utf-8", "backslashreplace")
-    return EventDetail(event=_record(row), headers=json.loads(row.headers), body=body)
+    raw = bytes(row.body)
+    return EventDetail(
+        event=_record(row),
+        headers=json.loads(row.headers),
+        body=raw.decode("utf-8", "backslashreplace"),
+        payload=_payload(raw),
+        failures=tuple(
+            FailureRecord(attempt=one.attempt, at=from_micros(one.at), error=one.error)
+            for one in Failure.read(row.failures)
+        ),
+    )
+
+
+def get_whole_event(conn: Connection, dialect: Dialect, event_id: str, *, now: int) -> EventDetail:
+    """Return an event with all that came before and after it.
+
+    Args:
+        conn: Where to read, best one snapshot.
+        dialect: The database's.
+        event_id: The event.
+        now: The database's present.
+
+    Raises:
+        EventNotFoundError: There is none with this id.
+    """
+    detail = get_event(conn, event_id)
+    return replace(
+        detail,
+        actions=_actions(conn, dialect, detail.event.executions),
+        replayed_as=tuple(str(id_) for id_ in conn.execute(_REPLAYS, {"id": event_id}).scalars()),
+        waits_for=_waits_for(conn, detail.event, now),
+    )
+
+
+def _payload(body: bytes) -> Any:
+    try:
+        return parse(body)
+    except MalformedError:
+        return None
+
+
+def _actions(conn: Connection, dialect: Dialect, ids: Sequence[str]) -> tuple[ActionRecord, ...]:
+    if not ids:
+        return ()
+    rows = conn.execute(_executions(dialect), {"ids": json.dumps(sorted(set(ids)))})
+    found = {str(row.id): row for row in rows}
+    return tuple(
+        ActionRecord(
+            execution_id=id_,
+            job_id=found[id_].job_id if id_ in found else None,
+            status=found[id_].status if id_ in found else None,
+        )
+        for id_ in ids
+    )
+
+
+def _waits_for(conn: Connection, event: EventRecord, now: int) -> WaitRecord | None:
+    if event.due_at is None:
+        return None
+    if event.status is EventStatus.PROCESSING:
+        return WaitRecord(code="running", sentence="Its handler runs.")
+    name = event.trigger_id
+    state = states.get(conn, name)
+    wait = (to_micros(event.due_at) - now) / MICROSECONDS
+    if not state.enabled:
+        return WaitRecord(
+            code="trigger-disabled",
+            sentence=f"Trigger {name} is disabled. Enable it: netscript triggers enable {name}",
+        )
+    if wait > 0:
+        return WaitRecord(code="due", sentence=f"Its handler runs in {wait:.1f} s.")
+    if state.is_open:
+        try_in = max(((state.probe_at or now) - now) / MICROSECONDS, 0.0)
+        return WaitRecord(
+            code="circuit-open",
+            sentence=f"The handler of trigger {name} has failed {state.failures} times in a row; "
+            f"one event is tried in {try_in:.1f} s.",
+        )
+    return WaitRecord(
+        code="ready",
+        sentence="Its handler runs as soon as a server that has the trigger has a place free.",
+    )
 
 
 def _record(row: Row[Any]) -> EventRecord:
@@ -80,6 +172,11 @@ def _record(row: Row[Any]) -> EventRecord:
         conflict=bool(row.conflict),
         error=row.error,
         traceparent=row.traceparent,
+        event_type=row.event_type,
+        reason=row.reason,
+        note=row.note,
+        by_hand=bool(row.by_hand),
+        replays=row.replays,
         replayed_from=None if row.replayed_from is None else str(row.replayed_from),
         received_at=from_micros(row.received_at),
         due_at=None if row.due_at is None else from_micros(row.due_at),
@@ -89,6 +186,24 @@ def _record(row: Row[Any]) -> EventRecord:
 
 _COLUMNS = (
     "id, trigger_id, kind, status, idempotency_key, executions, attempt, conflict, error, "
-    "traceparent, replayed_from, received_at, due_at, finished_at"
+    "traceparent, replayed_from, received_at, due_at, finished_at, event_type, reason, note, "
+    "by_hand, replays"
 )
-_ONE = text(f"SELECT {_COLUMNS}, headers, body FROM netscript_trigger_events WHERE id = :id")
+_ONE = text(
+    f"SELECT {_COLUMNS}, headers, body, failures FROM netscript_trigger_events WHERE id = :id"
+)
+_REPLAYS = text(
+    "SELECT id FROM netscript_trigger_events WHERE replayed_from = :id ORDER BY id LIMIT 100"
+)
+
+
+@cache
+def _executions(dialect: Dialect) -> TextClause:
+    one = "SELECT id, job_id, status FROM {table} WHERE id IN {ids}"
+    ids = dialect.members("ids", "id")
+    return text(
+        " UNION ALL ".join(
+            one.format(table=table, ids=ids)
+            for table in ("netscript_executions", "netscript_execution_history")
+        )
+    )

@@ -1,8 +1,8 @@
-"""The inbox: verified events, on the same metadata as the outbox, so one commit covers both."""
+"""The inbox and what is known of triggers, on the outbox's metadata: one commit covers both."""
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, Column, Index, Integer, LargeBinary, Table, Text
+from sqlalchemy import Boolean, Column, Index, Integer, LargeBinary, Table, Text, false
 
 from netscript_workers.store.schema import PREFIX, Id, Key, Micros, metadata, partial_index
 
@@ -27,7 +27,46 @@ trigger_events = Table(
     Column("due_at", Micros),
     Column("token", Id),
     Column("finished_at", Micros),
-    partial_index(f"{PREFIX}events_due", "due_at", "id", where="due_at IS NOT NULL"),
+    Column("event_type", Text),
+    Column("reason", Text),
+    Column("note", Text),
+    Column("failures", Text),
+    Column("by_hand", Boolean, nullable=False, server_default=false()),
+    Column("replays", Integer, nullable=False, server_default="0"),
+    partial_index(
+        f"{PREFIX}events_waiting", "trigger_id", "due_at", "id", where="due_at IS NOT NULL"
+    ),
+    partial_index(f"{PREFIX}events_claimed", "trigger_id", "id", where="token IS NOT NULL"),
+    partial_index(
+        f"{PREFIX}events_replays", "replayed_from", "id", where="replayed_from IS NOT NULL"
+    ),
     Index(f"{PREFIX}events_trigger", "trigger_id", "id"),
     Index(f"{PREFIX}events_status", "status", "id"),
+)
+
+trigger_definitions = Table(
+    f"{PREFIX}trigger_definitions",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("description", Text),
+    Column("definition", Text, nullable=False),
+    Column("payload_schema", Text),
+    Column("source", Text, nullable=False),
+    Column("registered_at", Micros, nullable=False),
+)
+
+# A trigger that nobody has disabled and whose handler has not failed has no row.
+trigger_state = Table(
+    f"{PREFIX}trigger_state",
+    metadata,
+    Column("trigger_id", Key, primary_key=True),
+    Column("enabled", Boolean, nullable=False),
+    Column("circuit", Text, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("opened", Integer, nullable=False),
+    Column("opened_at", Micros),
+    Column("probe_at", Micros),
+    Column("error", Text),
+    Column("changed_at", Micros, nullable=False),
 )

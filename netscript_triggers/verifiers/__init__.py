@@ -60,11 +60,13 @@ class Verified:
         signed: The bytes that the signature covers.
         delivery_id: The sender's id for this delivery, if it gives one.
         id_signed: Whether the signature covers that id.
+        event_type: What the sender says the delivery is about, if its scheme does.
     """
 
     signed: bytes
     delivery_id: str | None = None
     id_signed: bool = False
+    event_type: str | None = None
 
 
 @runtime_checkable

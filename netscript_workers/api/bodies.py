@@ -85,6 +85,19 @@ async def read_object(request: Request) -> Mapping[str, Any]:
         MalformedRequestError: It is no JSON.
         PayloadInvalidError: It is no object.
     """
+    value = await read_value(request)
+    if not isinstance(value, dict):
+        raise PayloadInvalidError("The payload must be a JSON object.")
+    return value  # pyright: ignore[reportUnknownVariableType] - JSON keys are strings
+
+
+async def read_value(request: Request) -> Any:
+    """Read the body as JSON; an empty body is an empty object.
+
+    Raises:
+        PayloadTooLargeError: It is longer than 1 MiB.
+        MalformedRequestError: It is no JSON.
+    """
     body = b""
     async for chunk in request.stream():
         body += chunk
@@ -93,12 +106,9 @@ async def read_object(request: Request) -> Mapping[str, Any]:
     if not body.strip():
         return {}
     try:
-        value = parse(body)
+        return parse(body)
     except MalformedError as error:
         raise MalformedRequestError(str(error)) from None
-    if not isinstance(value, dict):
-        raise PayloadInvalidError("The payload must be a JSON object.")
-    return value  # pyright: ignore[reportUnknownVariableType] - JSON keys are strings
 
 
 def parameters() -> list[dict[str, Any]]:

@@ -130,7 +130,10 @@ def _prepare(job: JobRecord, payload: Any) -> PreparedJob:
     except ValueError as error:
         kind = PayloadTooLargeError if "limit" in str(error) else PayloadInvalidError
         raise kind(f'The payload of job "{job.id}": {error}') from error
-    _check(job, json.loads(stored))
+    value = json.loads(stored)
+    if not isinstance(value, dict):
+        raise PayloadInvalidError(f'The payload of job "{job.id}" must be a JSON object.')
+    check_schema(f'job "{job.id}"', job.payload_schema, value)
     return PreparedJob(
         topic=job.topic,
         priority=job.priority,
@@ -142,10 +145,13 @@ def _prepare(job: JobRecord, payload: Any) -> PreparedJob:
     )
 
 
-def _check(job: JobRecord, payload: Any) -> None:
-    if not isinstance(payload, dict):
-        raise PayloadInvalidError(f'The payload of job "{job.id}" must be a JSON object.')
-    faults = sorted(_validator(to_json(job.payload_schema)).iter_errors(payload), key=_place)
+def check_schema(owner: str, schema: Any, payload: Any) -> None:
+    """Check a payload against a JSON Schema that some process has registered.
+
+    Raises:
+        PayloadInvalidError: The schema refuses it.
+    """
+    faults = sorted(_validator(to_json(schema)).iter_errors(payload), key=_place)
     if not faults:
         return
     details = tuple(
@@ -155,7 +161,7 @@ def _check(job: JobRecord, payload: Any) -> None:
         f"{'.'.join(str(part) for part in detail['loc']) or 'payload'}: {detail['msg']}"
         for detail in details[:_MAX_TOLD]
     )
-    raise PayloadInvalidError(f'The payload does not fit job "{job.id}": {told}.', details=details)
+    raise PayloadInvalidError(f"The payload does not fit {owner}: {told}.", details=details)
 
 
 def _loc(fault: Any) -> Sequence[str | int]:

@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel, PositiveInt
 
 from netscript_triggers.api import routes
+from netscript_triggers.store import triggers as stored_triggers
 from netscript_workers import JobContext, JobDefinition, job
 from netscript_workers.api.app import create_app
 from netscript_workers.api.services import Services
@@ -385,7 +386,10 @@ async def test_a_failed_execution_is_retried_and_a_live_one_is_409(
     assert (answer.status_code, answer.json()["status"]) == (200, "queued")
 
 
-async def test_triggers_are_listed_and_an_unknown_one_is_404(api: httpx.AsyncClient) -> None:
+async def test_triggers_are_listed_and_an_unknown_one_is_404(
+    store: Store, api: httpx.AsyncClient
+) -> None:
+    stored_triggers.register(store, [trigger()])
     told = (await api.get("/api/v1/triggers")).json()
     assert (told["total"], told["triggers"][0]["path"]) == (1, "/webhooks/payment")
     assert (await api.get("/api/v1/triggers/payment")).json()["verifier"] == "hmac-sha256"

@@ -9,7 +9,7 @@ import pytest
 
 from netscript_triggers import WebhookEvent, enqueue_job, processor
 from netscript_triggers.events import EventStatus
-from netscript_triggers.store import inbox, queries
+from netscript_triggers.store import inbox, queries, runs
 from netscript_workers import Retry
 from netscript_workers.domain import NewWork
 from netscript_workers.errors import CursorError, EventNotFoundError
@@ -137,10 +137,10 @@ async def test_an_end_under_a_lost_claim_is_refused(store: Store) -> None:
         done = inbox.Disposition(status=EventStatus.COMPLETED)
         with store.begin() as conn:
             now = store.now(conn)
-            ends = [inbox.Finish(stale, done, NewWork(executions=(new("charge"),)))]
-            assert inbox.finish(conn, store.dialect, ends, now=now, window=10**9) == [False]
-            ends = [inbox.Finish(current, done, NewWork(executions=(new("charge"),)))]
-            assert inbox.finish(conn, store.dialect, ends, now=now, window=10**9) == [True]
+            ends = [runs.Finish(stale, done, NewWork(executions=(new("charge"),)))]
+            assert runs.finish(conn, store.dialect, ends, now=now, window=10**9) == [False]
+            ends = [runs.Finish(current, done, NewWork(executions=(new("charge"),)))]
+            assert runs.finish(conn, store.dialect, ends, now=now, window=10**9) == [True]
         assert edge.count("executions") == 1
         assert len(edge.event(event_id).event.executions) == 1
 
@@ -215,12 +215,12 @@ async def test_events_are_listed_newest_first_in_pages(store: Store) -> None:
                 queries.get_event(conn, bad)
 
 
-def claim(store: Store) -> list[inbox.StoredEvent]:
+def claim(store: Store) -> list[runs.StoredEvent]:
     with store.begin() as conn:
-        return inbox.claim(
+        return runs.claim(
             conn,
             store.dialect,
-            triggers=["payment"],
+            trigger="payment",
             token=new().id,
             limit=5,
             lease=60,

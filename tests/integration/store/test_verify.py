@@ -334,6 +334,29 @@ EVENTS: dict[str, tuple[str, str]] = {
         "event-status-impossible",
         "UPDATE netscript_trigger_events SET status = 'lost' WHERE status = 'failed'",
     ),
+    "an event that is claimed and waits": (
+        "event-claim-broken",
+        "UPDATE netscript_trigger_events SET token = id WHERE status = 'failed'",
+    ),
+    "a run of an event that is nowhere": (
+        "replay-lost",
+        f"UPDATE netscript_trigger_events SET replayed_from = '{new_id()}'",
+    ),
+    "a run of itself": (
+        "replay-cycle",
+        "UPDATE netscript_trigger_events SET replayed_from = id WHERE status = 'failed'",
+    ),
+    "a run of an event that came later": (
+        "replay-cycle",
+        "UPDATE netscript_trigger_events SET received_at = received_at - 9000000, replayed_from = "
+        "(SELECT id FROM netscript_trigger_events ORDER BY id DESC LIMIT 1) WHERE id = "
+        "(SELECT id FROM netscript_trigger_events ORDER BY id LIMIT 1)",
+    ),
+    "an open circuit that nobody will try": (
+        "circuit-stuck",
+        "INSERT INTO netscript_trigger_state (trigger_id, enabled, circuit, failures, opened, "
+        "changed_at) VALUES ('payment', true, 'open', 1, 1, 1)",
+    ),
 }
 
 
