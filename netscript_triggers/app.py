@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -19,6 +20,7 @@ from netscript_triggers.handlers import Handlers
 from netscript_triggers.ingress import App, Ingress
 from netscript_triggers.processor import Processor
 from netscript_triggers.registry import by_path, discover_triggers
+from netscript_triggers.secrets import check_triggers
 from netscript_workers import __version__
 from netscript_workers.api.app import create_app
 from netscript_workers.api.services import Services
@@ -63,6 +65,7 @@ def create_server(settings: Settings, *, dev: bool = False) -> ServerApp:
     """
     jobs = discover_jobs(settings.project_dir, settings.jobs_dir)
     triggers = discover_triggers(settings.project_dir, settings.triggers_dir, dev=dev)
+    check_triggers(triggers.values(), os.environ, settings.public_url)
     store = open_store(settings, patience=SERVER_PATIENCE)
     definitions.register(store, jobs.values())
     window = round(settings.idempotency_hours * HOUR)
@@ -102,7 +105,7 @@ def create_server(settings: Settings, *, dev: bool = False) -> ServerApp:
         store=store, writer=writer, catalog=catalog, jobs=jobs, version=__version__, ring=bell.ring
     )
     api = create_app(services, [routes(triggers)], lifespan)
-    ingress = Ingress(api, by_path(triggers), coordinator)
+    ingress = Ingress(api, by_path(triggers), coordinator, public_url=settings.public_url)
     return ServerApp(ingress, ingress, len(triggers), len(jobs))
 
 

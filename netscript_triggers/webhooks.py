@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol, Required, TypedDict
+from typing import Any, Protocol, Required, TypedDict, cast
 
 from pydantic import TypeAdapter
 from typing_extensions import TypeVar, Unpack
@@ -25,6 +25,7 @@ DEFAULT_MAX_BODY = 1_048_576
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+")
 _METHODS = frozenset({"POST", "PUT", "PATCH"})
+_MAX_TOLERANCE = 7 * 24 * 3600
 _RESERVED = ("/api", "/health", "/metrics")
 
 
@@ -90,7 +91,8 @@ def define_webhook(
                 event's key; `"id"` only an id; None takes every delivery for a new event.
             events: An event type filter.
             parse: How the body is read; `"json"`.
-            tolerance: Seconds that a signed timestamp may be off, for schemes that have one.
+            tolerance: Seconds that a signed time may be off, both ways, for schemes that sign one;
+                by default what the preset says, in most 300.
             max_body: Bytes a body may have, 1 MiB by default.
             retry: How often and how soon a failing handler is tried again.
             description: By default the first line of the handler's docstring.
@@ -133,13 +135,14 @@ def _define(
             hint="Use letters, digits and . _ : - , at most 128, a letter or digit first.",
         )
     _check_path(path, owner)
-    _check_available(owner, events=events, parse=parse, tolerance=tolerance)
+    _check_available(owner, events=events, parse=parse)
     checked = verifier_named(verifier) if isinstance(verifier, str) else verifier
     if isinstance(checked, type) or not isinstance(checked, Verifier):  # pyright: ignore[reportUnnecessaryIsInstance] - users' values
         raise OptionError(
             f"{owner}: verifier={verifier!r} is no verifier.",
             hint='Use a preset\'s name, such as "hmac-sha256", or an object: HmacVerifier(...).',
         )
+    checked = _tolerant(checked, tolerance, owner)
     names = _secret_names(secret_env, checked, owner)
     upper = tuple(method.upper() for method in methods)
     if not upper or not set(upper) <= _METHODS:
@@ -190,23 +193,34 @@ def _check_path(path: str, owner: str) -> None:
         )
 
 
-def _check_available(
-    owner: str, *, events: Sequence[str], parse: str, tolerance: float | None
-) -> None:
+def _check_available(owner: str, *, events: Sequence[str], parse: str) -> None:
     if events:
         raise ConfigurationError(
             f"{owner}: events= is not available in this version.",
             hint="Return no actions for events that don't matter.",
         )
-    if tolerance is not None:
-        raise ConfigurationError(
-            f"{owner}: tolerance= is not available in this version, whose verifiers sign no time.",
-            hint="Leave it out.",
-        )
     if parse != "json":
         raise ConfigurationError(
             f"{owner}: parse={parse!r} is not available in this version.", hint='Use "json".'
         )
+
+
+def _tolerant(verifier: Verifier, tolerance: float | None, owner: str) -> Verifier:
+    if tolerance is None:
+        return verifier
+    check_type(owner, "tolerance", tolerance, (int, float), "a number of seconds")
+    if not 0 < tolerance <= _MAX_TOLERANCE:
+        raise ConfigurationError(
+            f"{owner}: tolerance={tolerance!r} can't be used.",
+            hint=f"Seconds, more than zero and at most {_MAX_TOLERANCE:,}.",
+        )
+    if not getattr(verifier, "signs_time", False):
+        raise ConfigurationError(
+            f"{owner}: tolerance= means nothing to {verifier.name}, which signs no time.",
+            hint="Leave it out.",
+        )
+    made: Verifier = cast("Any", verifier).with_tolerance(float(tolerance))
+    return made
 
 
 def _secret_names(
