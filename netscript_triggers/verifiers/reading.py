@@ -69,8 +69,8 @@ class SignatureHeader:
         prefix: Stands before each signature that counts, as in `sha256=…` or `v1,…`; where there
             may be several, others (of versions unknown) are passed over.
         encoding: Of the signature.
-        separator: Between several; empty where there is only one. A blank stands for itself, and
-            otherwise blanks around signatures don't count.
+        separator: Between several; empty where there is only one. Blanks around signatures don't
+            count.
         time: What stands before the time where it is one of them, as in `t=…`.
         every: Whether each of the headers counts, and not the first alone.
         limit: How many signatures may be there.
@@ -112,9 +112,10 @@ class SignatureHeader:
 
     def _several(self, value: bytes, size: int | None) -> Found:
         prefix, mark = self.prefix.encode(), self.time.encode()
+        between = (self.separator.strip() or self.separator).encode()
         times: list[bytes] = []
         signatures: list[bytes] = []
-        for part in value.split(self.separator.encode(), 4 * self.limit):
+        for part in value.split(between, 4 * self.limit):
             item = part.strip()
             if mark and item.startswith(mark):
                 times.append(item[len(mark) :])
@@ -122,7 +123,7 @@ class SignatureHeader:
                 signatures.append(item[len(prefix) :])
         if not signatures:
             raise VerificationError("signature-missing")
-        if len(signatures) > self.limit or value.count(self.separator.encode()) > 4 * self.limit:
+        if len(signatures) > self.limit or value.count(between) > 4 * self.limit:
             raise VerificationError("signature-too-many")
         if len(times) > 1:
             raise VerificationError("timestamp-repeated")

@@ -249,7 +249,7 @@ WITH_A_TIME = (
     ),
     HeaderVerifier(
         name="workos",
-        signature=_pairs("WorkOS-Signature", "v1="),
+        signature=_pairs("WorkOS-Signature", "v1=", separator=", "),
         template="{time}.{body}",
         clock=Clock(unit="ms"),
         tolerance=180,
