@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -19,6 +20,7 @@ from netscript_triggers.handlers import Handlers
 from netscript_triggers.ingress import App, Ingress
 from netscript_triggers.processor import Processor
 from netscript_triggers.registry import by_path, discover_triggers
+from netscript_triggers.secrets import check_triggers
 from netscript_triggers.states import TriggerStates
 from netscript_triggers.store import states as stored_states
 from netscript_triggers.store import triggers as stored_triggers
@@ -67,6 +69,8 @@ def create_server(settings: Settings, *, dev: bool = False) -> ServerApp:
     """
     jobs = discover_jobs(settings.project_dir, settings.jobs_dir)
     triggers = discover_triggers(settings.project_dir, settings.triggers_dir, dev=dev)
+    webhooks = by_path(triggers)
+    check_triggers(webhooks.values(), os.environ, settings.public_url)
     store = open_store(settings, patience=SERVER_PATIENCE)
     definitions.register(store, jobs.values())
     stored_triggers.register(store, triggers.values())
@@ -122,7 +126,7 @@ def create_server(settings: Settings, *, dev: bool = False) -> ServerApp:
         store=store, writer=writer, catalog=catalog, jobs=jobs, version=__version__, ring=bell.ring
     )
     api = create_app(services, [routes(triggers, processor.nudge)], lifespan)
-    ingress = Ingress(api, by_path(triggers), coordinator, states=states)
+    ingress = Ingress(api, webhooks, coordinator, states=states, public_url=settings.public_url)
     return ServerApp(ingress, ingress, len(triggers), len(jobs))
 
 

@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -24,7 +24,7 @@ from netscript_triggers.payloads import read_payload
 from netscript_triggers.records import Accepted
 from netscript_triggers.secrets import secrets_of
 from netscript_triggers.states import TriggerStates
-from netscript_triggers.verifiers import RawRequest, Verified
+from netscript_triggers.verifiers import Answer, RawRequest, Scheme, Verified
 from netscript_workers.clock import SYSTEM_CLOCK, from_micros
 from netscript_workers.errors import (
     NetscriptError,
@@ -98,6 +98,7 @@ class Ingress:
         *,
         states: TriggerStates | None = None,
         environment: Mapping[str, str] = os.environ,
+        public_url: str = "",
         now: Callable[[], float] = time.time,
     ) -> None:
         """Stand in front of `app`.
@@ -108,6 +109,7 @@ class Ingress:
             coordinator: Takes verified deliveries.
             states: Which webhooks are disabled: of those nobody learns that they are there.
             environment: Where secrets are read, at each request.
+            public_url: What senders call us by, for signatures of the URL.
             now: Seconds since the epoch, for signed timestamps.
         """
         self._app = app
@@ -115,6 +117,7 @@ class Ingress:
         self._coordinator = coordinator
         self._states = states or TriggerStates()
         self._environment = environment
+        self._public_url = public_url
         self._now = now
         self._reading: dict[asyncio.Task[Any], float] = {}
         self._sweeping = False
@@ -136,20 +139,32 @@ class Ingress:
         except ConnectionError:  # the sender went away before the end of its body
             return
         else:
-            await _respond(send, 202, b"application/json", answer)
+            if isinstance(answer, Answer):
+                await _respond_handshake(send, answer)
+            else:
+                await _respond(send, 202, b"application/json", answer)
 
     async def _deliver(
         self, trigger: WebhookDefinition[Any], scope: Scope, receive: Receive
-    ) -> bytes:
+    ) -> bytes | Answer:
         method: str = scope["method"]
-        if method not in trigger.methods:
-            allowed = ", ".join(trigger.methods).encode()
-            raise _Refusal(405, "method", headers=((b"allow", allowed),))
+        if method not in trigger.methods and method not in _asked_by(trigger):
+            raise _wrong_method(trigger)
         headers: Headers = scope["headers"]
         body = await self._read_body(headers, receive, trigger.max_body)
-        request = RawRequest(method, scope["path"], headers, body)
-        verified = self._verify(trigger, request)
-        _check_content(headers)
+        request = RawRequest(
+            method,
+            scope["path"],
+            headers,
+            body,
+            scope["query_string"],
+            scope.get("raw_path") or b"",
+            self._public_url,
+        )
+        verified = await self._verify(trigger, request)
+        if isinstance(verified, Answer):
+            return verified
+        _check_content(headers, getattr(trigger.verifier, "media_types", ()))
         try:
             payload = read_payload(trigger, body)
         except PayloadInvalidError as error:
@@ -208,10 +223,17 @@ class Ingress:
             loop = asyncio.get_running_loop()
             loop.call_later(min(_SWEEP_SECONDS, BODY_SECONDS), self._sweep)
 
-    def _verify(self, trigger: WebhookDefinition[Any], request: RawRequest) -> Verified:
+    async def _verify(
+        self, trigger: WebhookDefinition[Any], request: RawRequest
+    ) -> Verified | Answer:
         secrets = secrets_of(trigger, self._environment)
+        now = self._now()
         try:
-            return trigger.verifier.verify(request, secrets, self._now())
+            if isinstance(trigger.verifier, Scheme):
+                return await _converse(trigger, trigger.verifier, request, secrets, now)
+            return trigger.verifier.verify(request, secrets, now)
+        except _Refusal:
+            raise
         except VerificationError as error:
             reason = error.reason
         except Exception as error:  # noqa: BLE001 - a broken verifier must not open the door
@@ -241,6 +263,38 @@ class Ingress:
             logger.warning("webhook %s refused a delivery: %s (%d so far)", *counted, total)
 
 
+async def _converse(
+    trigger: WebhookDefinition[Any],
+    scheme: Scheme,
+    request: RawRequest,
+    secrets: Sequence[bytes],
+    now: float,
+) -> Verified | Answer:
+    """Verify a delivery, or answer a sender that only asks; what it signs, once it is proven."""
+    answer = scheme.handshake(request, None, secrets, now)
+    if answer is None:
+        if request.method not in trigger.methods:
+            raise _wrong_method(trigger)
+        await scheme.prepare(request, secrets, now)
+        verified = scheme.verify(request, secrets, now)
+        answer = scheme.handshake(request, verified, secrets, now)
+        if answer is None:
+            return verified
+    if answer.first is not None:
+        await answer.first()
+    return answer
+
+
+def _asked_by(trigger: WebhookDefinition[Any]) -> frozenset[str]:
+    verifier = trigger.verifier
+    return verifier.handshake_methods if isinstance(verifier, Scheme) else frozenset()
+
+
+def _wrong_method(trigger: WebhookDefinition[Any]) -> _Refusal:
+    allowed = ", ".join([*trigger.methods, *sorted(_asked_by(trigger))]).encode()
+    return _Refusal(405, "method", headers=((b"allow", allowed),))
+
+
 async def _read_chunks(receive: Receive, limit: int) -> bytes:
     message = await receive()
     if message["type"] == "http.disconnect":
@@ -266,8 +320,8 @@ def _too_large(limit: int) -> _Refusal:
     return _Refusal(413, "too-large", f"The body may have {limit:,} bytes.")
 
 
-def _check_content(headers: Headers) -> None:
-    """Take JSON as JSON's media types, or without one; anything else would be a guess."""
+def _check_content(headers: Headers, also: Collection[str] = ()) -> None:
+    """Take JSON as JSON's media types, the sender's own or none; the rest would be a guess."""
     for name, value in headers:
         if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
             raise _Refusal(415, "content-encoding", "Send the body without compression.")
@@ -276,7 +330,7 @@ def _check_content(headers: Headers) -> None:
         kind, _, parameters = value.decode("latin-1").lower().partition(";")
         kind = kind.strip()
         charset = parameters.partition("charset=")[2].strip().strip('"')
-        json_like = kind in ("", "application/json", "text/json") or kind.endswith("+json")
+        json_like = kind in ("", "application/json", "text/json", *also) or kind.endswith("+json")
         if not json_like or charset not in ("", "utf-8", "utf8", "us-ascii"):
             raise _Refusal(415, "content-type", "Send application/json in UTF-8.")
 
@@ -357,3 +411,9 @@ async def _respond(
     except (OSError, RuntimeError):
         # The sender is gone, which uvloop tells by a RuntimeError. What is stored is stored.
         return
+
+
+async def _respond_handshake(send: Send, answer: Answer) -> None:
+    headers = [(name.lower().encode(), value.encode()) for name, value in answer.headers]
+    fixed = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"), *headers)
+    await _respond(send, answer.status, answer.content_type.encode(), answer.body, fixed)

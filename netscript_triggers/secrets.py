@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
 from netscript_triggers.definitions import WebhookDefinition
+from netscript_triggers.verifiers import Scheme
+from netscript_workers.errors import ConfigurationError
+
+# A key or a certificate in PEM holds blanks, and is one word all the same.
+_WORD = re.compile(r"-----BEGIN [^-]+-----.+?-----END [^-]+-----|\S+", re.DOTALL)
 
 
 def secrets_of(
@@ -16,7 +22,31 @@ def secrets_of(
     return _words(tuple(environment.get(name, "") for name in trigger.secret_env))
 
 
+def check_triggers(
+    triggers: Iterable[WebhookDefinition[Any]], environment: Mapping[str, str], public_url: str
+) -> None:
+    """Refuse what no delivery could ever be verified with. A secret may still come later.
+
+    Raises:
+        ConfigurationError: A secret is malformed, or the URL is signed and ours is not known; the
+            sentence says which trigger it is, and shows no secret.
+    """
+    for trigger in triggers:
+        owner = f'webhook "{trigger.id}"'
+        if getattr(trigger.verifier, "needs_url", False) and not public_url:
+            raise ConfigurationError(
+                f"{owner}: {trigger.verifier.name} signs the URL, and ours is not known.",
+                hint="Set NETSCRIPT_PUBLIC_URL, as in https://hooks.example.com.",
+            )
+        if isinstance(trigger.verifier, Scheme):
+            for secret in secrets_of(trigger, environment):
+                try:
+                    trigger.verifier.check_secret(secret)
+                except ConfigurationError as error:
+                    raise ConfigurationError(f"{owner}: {error.message}", hint=error.hint) from None
+
+
 @lru_cache(maxsize=64)
 def _words(values: tuple[str, ...]) -> tuple[bytes, ...]:
-    words = [word for value in values for word in value.split()]
+    words = [word for value in values for word in _WORD.findall(value)]
     return tuple(word.encode("utf-8", "surrogateescape") for word in words)

@@ -16,18 +16,34 @@ from netscript_triggers.filters import type_of
 from netscript_triggers.handlers import Handlers
 from netscript_triggers.restoring import class_of, payload_of
 from netscript_triggers.secrets import secrets_of
+from netscript_triggers.verifiers import RawRequest, sign_delivery
+from netscript_triggers.verifiers.conformance import ConformanceError, check_verifier, mutations
 from netscript_workers.clock import SYSTEM_CLOCK, from_micros
 from netscript_workers.errors import ConfigurationError
 from netscript_workers.ids import new_id
 
-__all__ = ["SignedRequest", "fire", "signed_request"]
+__all__ = [
+    "ConformanceError",
+    "SignedRequest",
+    "check_verifier",
+    "fire",
+    "mutations",
+    "signed_request",
+]
 
 FIRE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignedRequest:
-    """A delivery as its sender would make it; pass the parts to any HTTP client."""
+    """A delivery as its sender would make it; pass the parts to any HTTP client.
+
+    Attributes:
+        method: In upper case.
+        path: With the query, if there is one.
+        headers: All that the delivery needs.
+        body: As it is signed.
+    """
 
     method: str
     path: str
@@ -41,17 +57,26 @@ def signed_request(
     *,
     secret: str | None = None,
     headers: Mapping[str, str] | None = None,
+    public_url: str | None = None,
+    query: str = "",
+    now: float | None = None,
 ) -> SignedRequest:
     """Sign a delivery the way the trigger's verifier expects.
 
     Args:
         trigger: Who is to accept it.
-        payload: Its body: bytes as they are, anything else as JSON.
-        secret: By default the first one in the trigger's own environment variable.
-        headers: More headers.
+        payload: Its body: bytes as they are, anything else as JSON. Where the signature belongs
+            into the body, it is written there.
+        secret: By default the first one in the trigger's own environment variable. Where a scheme
+            is asymmetric, the private key, which only the sender has otherwise.
+        headers: More headers; some schemes sign a form as such by its `Content-Type`.
+        public_url: What the server is called by, where the URL is signed; by default
+            `NETSCRIPT_PUBLIC_URL`.
+        query: What follows the question mark.
+        now: When it is signed, in seconds since the epoch; by default now.
 
     Raises:
-        ConfigurationError: There is no secret to sign with.
+        ConfigurationError: There is nothing to sign with, or the payload can't be signed.
     """
     body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
     known = (secret.encode(),) if secret is not None else secrets_of(trigger, os.environ)
@@ -60,12 +85,26 @@ def signed_request(
             f'There is no secret to sign for webhook "{trigger.id}".',
             hint=f"Set {' or '.join(trigger.secret_env)}, or pass secret=...",
         )
-    signature = trigger.verifier.sign(body, known[0] if known else b"", time.time())
+    given = {"Content-Type": "application/json", **(headers or {})}
+    origin = os.environ.get("NETSCRIPT_PUBLIC_URL", "") if public_url is None else public_url
+    request = RawRequest(
+        trigger.methods[0],
+        trigger.path,
+        [(name.lower().encode(), value.encode("latin-1")) for name, value in given.items()],
+        body,
+        query.encode(),
+        origin=origin,
+    )
+    secret_bytes = known[0] if known else b""
+    made = sign_delivery(
+        trigger.verifier, request, secret_bytes, time.time() if now is None else now
+    )
+    asked = made.query.decode("latin-1")
     return SignedRequest(
         method=trigger.methods[0],
-        path=trigger.path,
-        headers={"Content-Type": "application/json", **signature, **(headers or {})},
-        body=body,
+        path=f"{trigger.path}?{asked}" if asked else trigger.path,
+        headers={**given, **made.headers, **(headers or {})},
+        body=made.body,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol, Required, TypedDict
+from typing import Any, Protocol, Required, TypedDict, cast
 
 from typing_extensions import TypeVar, Unpack
 
@@ -31,6 +31,7 @@ DEFAULT_MAX_BODY = 1_048_576
 
 _PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+")
 _METHODS = frozenset({"POST", "PUT", "PATCH"})
+_MAX_TOLERANCE = 7 * 24 * 3600
 _RESERVED = ("/api", "/health", "/metrics")
 
 
@@ -100,7 +101,8 @@ def define_webhook(
                 completed with the reason `filtered`. The type is what the verifier finds, or else
                 the payload's `type`, `event_type` or `event`.
             parse: How the body is read; `"json"`.
-            tolerance: Seconds that a signed timestamp may be off, for schemes that have one.
+            tolerance: Seconds that a signed time may be off, both ways, for schemes that sign one;
+                by default what the preset says, in most 300.
             max_body: Bytes a body may have, 1 MiB by default.
             concurrency: How many of its events are handled at a time, in all servers together; for
                 `dispatch="background"`.
@@ -143,13 +145,14 @@ def _define(
     check_id("webhook", id)
     check_running(owner, retry, concurrency, circuit)
     _check_path(path, owner)
-    _check_available(owner, parse=parse, tolerance=tolerance)
+    _check_available(owner, parse=parse)
     checked = verifier_named(verifier) if isinstance(verifier, str) else verifier
     if isinstance(checked, type) or not isinstance(checked, Verifier):  # pyright: ignore[reportUnnecessaryIsInstance] - users' values
         raise OptionError(
             f"{owner}: verifier={verifier!r} is no verifier.",
             hint='Use a preset\'s name, such as "hmac-sha256", or an object: HmacVerifier(...).',
         )
+    checked = _tolerant(checked, tolerance, owner)
     names = _secret_names(secret_env, checked, owner)
     upper = tuple(method.upper() for method in methods)
     if not upper or not set(upper) <= _METHODS:
@@ -206,16 +209,29 @@ def _check_path(path: str, owner: str) -> None:
         )
 
 
-def _check_available(owner: str, *, parse: str, tolerance: float | None) -> None:
-    if tolerance is not None:
-        raise ConfigurationError(
-            f"{owner}: tolerance= is not available in this version, whose verifiers sign no time.",
-            hint="Leave it out.",
-        )
+def _check_available(owner: str, *, parse: str) -> None:
     if parse != "json":
         raise ConfigurationError(
             f"{owner}: parse={parse!r} is not available in this version.", hint='Use "json".'
         )
+
+
+def _tolerant(verifier: Verifier, tolerance: float | None, owner: str) -> Verifier:
+    if tolerance is None:
+        return verifier
+    check_type(owner, "tolerance", tolerance, (int, float), "a number of seconds")
+    if not 0 < tolerance <= _MAX_TOLERANCE:
+        raise ConfigurationError(
+            f"{owner}: tolerance={tolerance!r} can't be used.",
+            hint=f"Seconds, more than zero and at most {_MAX_TOLERANCE:,}.",
+        )
+    if not getattr(verifier, "signs_time", False):
+        raise ConfigurationError(
+            f"{owner}: tolerance= means nothing to {verifier.name}, which signs no time.",
+            hint="Leave it out.",
+        )
+    made: Verifier = cast("Any", verifier).with_tolerance(float(tolerance))
+    return made
 
 
 def _secret_names(

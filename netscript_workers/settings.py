@@ -6,6 +6,7 @@ Defaults give way to the project's file, the file to the environment, the enviro
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 import warnings
 from collections.abc import Mapping
@@ -47,6 +48,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _DAY = 24 * 3600
 _Days: TypeAlias = Annotated[float, Field(ge=0, le=36_500)]
 
+_PUBLIC_URL = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~%!$&'()*+,;=:@/-]*)?")
 _SECRET = frozenset({"database_url", "api_tokens"})
 # What stands in a file as tables of their own, [topics.NAME], and nowhere else.
 _TABLES = "topic_tables"
@@ -124,6 +126,8 @@ class Settings(BaseSettings):
     api_tokens: SecretStr | None = None
     host: str = "127.0.0.1"
     port: int = Field(default=8091, ge=0, le=65_535)
+    # What senders call us by, for signatures of the URL: a scheme, a host, perhaps a path.
+    public_url: str = ""
     retention_days: Annotated[tuple[_Days, _Days], NoDecode, BeforeValidator(_two_numbers)] = (
         7.0,
         90.0,
@@ -164,6 +168,14 @@ class Settings(BaseSettings):
                 msg = f'the topic "{name}" stands there twice'
                 raise ValueError(msg)
         return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_url(cls, value: str) -> str:
+        if value and not _PUBLIC_URL.fullmatch(value):
+            msg = "write a scheme and a host, and a path if there is one: https://hooks.example.com"
+            raise ValueError(msg)
+        return value.rstrip("/")
 
     @field_validator("api_tokens")
     @classmethod

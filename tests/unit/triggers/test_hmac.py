@@ -132,6 +132,6 @@ def test_nothing_but_a_verification_error_ever_escapes(
 def test_an_unknown_preset_is_told_with_the_nearest() -> None:
     with pytest.raises(ConfigurationError, match='Did you mean "hmac-sha256"'):
         verifier_named("hmac-sha265")
-    with pytest.raises(ConfigurationError, match="There are: hmac-sha1"):
+    with pytest.raises(ConfigurationError, match=r"There are: .*hmac-sha1"):
         verifier_named("xyz")
     assert isinstance(verifier_named("memory"), MemoryVerifier)
