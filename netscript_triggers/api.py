@@ -73,8 +73,9 @@ def _trigger(trigger: WebhookDefinition[Any]) -> dict[str, Any]:
         "path": trigger.path,
         "methods": trigger.methods,
         "verifier": trigger.verifier.name,
-        "secret_env": trigger.secret_env,
+        "secret_env": None if callable(trigger.secret_env) else trigger.secret_env,
         "dispatch": trigger.dispatch,
         "max_body": trigger.max_body,
+        "parse": trigger.parse,
         "source": trigger.source,
     }

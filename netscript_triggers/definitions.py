@@ -11,8 +11,11 @@ from pydantic import TypeAdapter
 from typing_extensions import TypeVar
 
 from netscript_triggers.events import TriggerEvent
-from netscript_triggers.verifiers import Verifier
+from netscript_triggers.media import Parse
+from netscript_triggers.verifiers import RawRequest, Verifier
+from netscript_workers.addresses import AllowList
 from netscript_workers.batches import Action
+from netscript_workers.rates import Rate
 from netscript_workers.retries import Retry
 
 R = TypeVar("R", default=Any)
@@ -20,6 +23,8 @@ R = TypeVar("R", default=Any)
 Dispatch: TypeAlias = Literal["inline", "background"]
 Dedupe: TypeAlias = Literal["auto", "id"] | None
 Actions: TypeAlias = Sequence[Action] | Action | None
+SecretNames: TypeAlias = str | Sequence[str]
+ChooseSecrets: TypeAlias = Callable[[RawRequest], SecretNames | None]
 AnyHandler: TypeAlias = Callable[..., Actions | Awaitable[Actions]]
 
 
@@ -48,12 +53,17 @@ class WebhookDefinition(Generic[R]):
     id: str
     path: str
     verifier: Verifier
-    secret_env: tuple[str, ...]
+    secret_env: tuple[str, ...] | ChooseSecrets
     model: TypeAdapter[Any] | None
     methods: tuple[str, ...]
     dispatch: Dispatch
     dedupe: Dedupe
     max_body: int
+    parse: Parse
+    lists: frozenset[str]
+    decompress: bool
+    allow_ips: AllowList
+    rate: Rate | None
     retry: Retry
     description: str | None
     takes_context: bool

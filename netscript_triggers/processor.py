@@ -14,6 +14,7 @@ from netscript_triggers.definitions import WebhookDefinition
 from netscript_triggers.dispatch import after_failure, run_handler
 from netscript_triggers.events import EventStatus, WebhookEvent
 from netscript_triggers.handlers import Handlers
+from netscript_triggers.paths import PATH_HEADER, parameters_of
 from netscript_triggers.payloads import read_payload
 from netscript_triggers.store import inbox
 from netscript_triggers.store.inbox import Disposition, Finish, StoredEvent
@@ -220,12 +221,15 @@ def _died(event: StoredEvent) -> Disposition:
 
 
 def _event(trigger: WebhookDefinition[Any], stored: StoredEvent) -> WebhookEvent[Any]:
+    payload, about = read_payload(trigger, stored.body, stored.headers)
+    target = stored.headers.get(PATH_HEADER)
+    parameters = None if target is None else parameters_of(trigger.path, target)
     return WebhookEvent(
         id=stored.id,
         trigger_id=stored.trigger_id,
         kind=trigger.kind,
         status=EventStatus.PROCESSING,
-        payload=read_payload(trigger, stored.body),
+        payload=payload,
         headers=stored.headers,
         body=stored.body,
         idempotency_key=stored.idempotency_key,
@@ -233,4 +237,6 @@ def _event(trigger: WebhookDefinition[Any], stored: StoredEvent) -> WebhookEvent
         received_at=from_micros(stored.received_at),
         traceparent=stored.traceparent,
         tracestate=stored.tracestate,
+        path_params=parameters or {},
+        cloudevent=about,
     )

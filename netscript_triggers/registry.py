@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from netscript_triggers.definitions import WebhookDefinition
+from netscript_triggers.paths import shape_of
 from netscript_workers.errors import ConfigurationError, DuplicateIdError
 from netscript_workers.registry import collect
 
@@ -42,14 +43,14 @@ def discover_triggers(
 def by_path(
     triggers: Mapping[str, WebhookDefinition[Any]],
 ) -> dict[str, WebhookDefinition[Any]]:
-    """Return the webhooks by their paths.
+    """Return the webhooks by their paths, of which the parameters' names are left out.
 
     Raises:
         DuplicateIdError: Two share one path.
     """
     routes: dict[str, WebhookDefinition[Any]] = {}
     for trigger in triggers.values():
-        other = routes.setdefault(trigger.path, trigger)
+        other = routes.setdefault(shape_of(trigger.path), trigger)
         if other is not trigger:
             raise DuplicateIdError(
                 f"Two webhooks listen at {trigger.path}: {other.source} and {trigger.source}.",

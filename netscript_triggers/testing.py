@@ -8,12 +8,16 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 from netscript_triggers.definitions import WebhookDefinition
 from netscript_triggers.events import EventStatus, WebhookEvent
 from netscript_triggers.handlers import Handlers
+from netscript_triggers.media import FORM, Parse
+from netscript_triggers.paths import fill
 from netscript_triggers.payloads import read_payload
 from netscript_triggers.secrets import secrets_of
+from netscript_triggers.verifiers import RawRequest
 from netscript_workers.batches import Action
 from netscript_workers.clock import SYSTEM_CLOCK, from_micros
 from netscript_workers.errors import ConfigurationError
@@ -22,6 +26,12 @@ from netscript_workers.ids import new_id
 __all__ = ["SignedRequest", "fire", "signed_request"]
 
 FIRE_SECONDS = 30.0
+_TYPES: dict[Parse, str] = {
+    "json": "application/json",
+    "form": FORM,
+    "raw": "application/octet-stream",
+    "cloudevents": "application/cloudevents+json",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,61 +50,87 @@ def signed_request(
     *,
     secret: str | None = None,
     headers: Mapping[str, str] | None = None,
+    path_params: Mapping[str, str] | None = None,
 ) -> SignedRequest:
     """Sign a delivery the way the trigger's verifier expects.
 
     Args:
         trigger: Who is to accept it.
-        payload: Its body: bytes as they are, anything else as JSON.
+        payload: Its body: bytes as they are, anything else as the trigger reads it: JSON, a form,
+            a whole CloudEvent.
         secret: By default the first one in the trigger's own environment variable.
         headers: More headers.
+        path_params: What stands in the places of the path's parameters.
 
     Raises:
-        ConfigurationError: There is no secret to sign with.
+        ConfigurationError: There is no secret to sign with, or a parameter is missing.
     """
-    body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-    known = (secret.encode(),) if secret is not None else secrets_of(trigger, os.environ)
+    body = _body(trigger, payload)
+    path = fill(trigger.path, path_params or {})
+    if secret is not None:
+        known: tuple[bytes, ...] = (secret.encode(),)
+    else:
+        request = RawRequest(trigger.methods[0], path, (), body, path_params=path_params or {})
+        known = secrets_of(trigger, os.environ, request) or ()
     if trigger.verifier.needs_secret and not known:
+        named = () if callable(trigger.secret_env) else trigger.secret_env
         raise ConfigurationError(
             f'There is no secret to sign for webhook "{trigger.id}".',
-            hint=f"Set {' or '.join(trigger.secret_env)}, or pass secret=...",
+            hint=f"Set {' or '.join(named) or 'its variable'}, or pass secret=...",
         )
     signature = trigger.verifier.sign(body, known[0] if known else b"", time.time())
     return SignedRequest(
         method=trigger.methods[0],
-        path=trigger.path,
-        headers={"Content-Type": "application/json", **signature, **(headers or {})},
+        path=path,
+        headers={"Content-Type": _TYPES[trigger.parse], **signature, **(headers or {})},
         body=body,
     )
 
 
+def _body(trigger: WebhookDefinition[Any], payload: Any) -> bytes:
+    if isinstance(payload, bytes):
+        return payload
+    if trigger.parse == "form":
+        return urlencode(payload, doseq=True).encode()
+    return json.dumps(payload).encode()
+
+
 async def fire(
-    trigger: WebhookDefinition[Any], payload: Any, *, headers: Mapping[str, str] | None = None
+    trigger: WebhookDefinition[Any],
+    payload: Any,
+    *,
+    headers: Mapping[str, str] | None = None,
+    path_params: Mapping[str, str] | None = None,
 ) -> list[Action]:
     """Call a trigger's handler with an event made of `payload`, and return its actions.
 
     Args:
         trigger: Whose handler.
-        payload: The body: bytes as they are, anything else as JSON.
+        payload: The body: bytes as they are, anything else as the trigger reads it.
         headers: The event's headers; names in any case.
+        path_params: What stands in the places of the path's parameters.
 
     Raises:
-        PayloadInvalidError: The body is no JSON, or the trigger's model refuses it.
+        PayloadInvalidError: The body can't be read, or the trigger's model refuses it.
         HandlerError: The handler raised; the cause is chained.
         ConfigurationError: It returned something that is no action.
     """
-    body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    body = _body(trigger, payload)
+    given = {name.lower(): value for name, value in (headers or {}).items()}
+    value, about = read_payload(trigger, body, {"content-type": _TYPES[trigger.parse], **given})
     event: WebhookEvent[Any] = WebhookEvent(
         id=new_id(),
         trigger_id=trigger.id,
         kind=trigger.kind,
         status=EventStatus.PROCESSING,
-        payload=read_payload(trigger, body),
-        headers={name.lower(): value for name, value in (headers or {}).items()},
+        payload=value,
+        headers=given,
         body=body,
         idempotency_key=None,
         attempt=1,
         received_at=from_micros(SYSTEM_CLOCK.now()),
+        path_params=path_params or {},
+        cloudevent=about,
     )
     handlers = Handlers(threads=1)
     try:

@@ -18,12 +18,14 @@ class RawRequest:
         path: Without the query.
         headers: Lower-case names and values, in order, repeated ones repeated.
         body: The exact bytes.
+        path_params: What stood in the places of the path's parameters, by their names.
     """
 
     method: str
     path: str
     headers: Sequence[tuple[bytes, bytes]]
     body: bytes
+    path_params: Mapping[str, str] = field(default_factory=dict[str, str])
     _by_name: dict[bytes, bytes] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
