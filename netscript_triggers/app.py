@@ -5,26 +5,32 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import socket
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import uvicorn
 from fastapi import FastAPI
 
+from netscript_triggers.answers import App
 from netscript_triggers.api import routes
 from netscript_triggers.coordinator import Coordinator
+from netscript_triggers.gates import Gates
+from netscript_triggers.guard import guarded
 from netscript_triggers.handlers import Handlers
-from netscript_triggers.ingress import App, Ingress
+from netscript_triggers.ingress import Ingress
 from netscript_triggers.processor import Processor
 from netscript_triggers.registry import by_path, discover_triggers
 from netscript_triggers.secrets import check_triggers
 from netscript_triggers.states import TriggerStates
 from netscript_triggers.store import states as stored_states
 from netscript_triggers.store import triggers as stored_triggers
+from netscript_triggers.watch import Limits, Watch
 from netscript_workers import __version__
+from netscript_workers.addresses import Clients, parse_networks
 from netscript_workers.api.app import create_app
 from netscript_workers.api.services import Services
 from netscript_workers.app import HOUR, open_store
@@ -45,6 +51,7 @@ logger = logging.getLogger(__name__)
 SERVER_PATIENCE = ITEM_PATIENCE
 # What leaving takes at most, beside what requests and handlers under way get.
 _LEAVING_SECONDS = 30.0
+_OTHER_DESCRIPTORS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,7 @@ class ServerApp:
     ingress: Ingress
     triggers: int
     jobs: int
+    limits: Limits = field(default_factory=Limits)
 
 
 def create_server(settings: Settings, *, dev: bool = False) -> ServerApp:
@@ -126,8 +134,26 @@ def create_server(settings: Settings, *, dev: bool = False) -> ServerApp:
         store=store, writer=writer, catalog=catalog, jobs=jobs, version=__version__, ring=bell.ring
     )
     api = create_app(services, [routes(triggers, processor.nudge)], lifespan)
-    ingress = Ingress(api, webhooks, coordinator, states=states, public_url=settings.public_url)
-    return ServerApp(ingress, ingress, len(triggers), len(jobs))
+    gates = Gates(
+        clients=Clients(parse_networks(settings.trusted_proxies)),
+        max_in_flight=settings.max_in_flight,
+    )
+    ingress = Ingress(
+        api, webhooks, coordinator, states=states, public_url=settings.public_url, gates=gates
+    )
+    largest = max((webhook.max_body for webhook in webhooks.values()), default=0)
+    limits = _limits(settings, largest)
+    return ServerApp(ingress, ingress, len(triggers), len(jobs), limits)
+
+
+def _limits(settings: Settings, largest_body: int) -> Limits:
+    # Connections need descriptors, of which the database and the handlers need some too.
+    descriptors, _most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return Limits(
+        seconds=settings.request_timeout,
+        connections=max(min(settings.max_connections, descriptors - _OTHER_DESCRIPTORS), 1),
+        receiving=max(Limits.receiving, 2 * largest_body),
+    )
 
 
 async def _shutdown(seconds: float, *stops: tuple[str, Callable[[], object]]) -> ShutdownReport:
@@ -193,6 +219,8 @@ def run_server(
         app = create_server(settings, dev=dev)
         config = uvicorn.Config(
             app.asgi,
+            http=guarded(Watch(app.limits)),
+            ws="none",
             log_config=None,
             access_log=False,
             server_header=False,

@@ -13,7 +13,10 @@ from typing_extensions import TypeVar
 from netscript_triggers.actions import TriggerAction
 from netscript_triggers.circuits import Circuit
 from netscript_triggers.events import TriggerEvent
-from netscript_triggers.verifiers import Verifier
+from netscript_triggers.media import Parse
+from netscript_triggers.verifiers import RawRequest, Verifier
+from netscript_workers.addresses import AllowList
+from netscript_workers.rates import Rate
 from netscript_workers.retries import Retry
 
 R = TypeVar("R", default=Any)
@@ -21,6 +24,8 @@ R = TypeVar("R", default=Any)
 Dispatch: TypeAlias = Literal["inline", "background"]
 Dedupe: TypeAlias = Literal["auto", "id"] | None
 Actions: TypeAlias = Sequence[TriggerAction] | TriggerAction | None
+SecretNames: TypeAlias = str | Sequence[str]
+ChooseSecrets: TypeAlias = Callable[[RawRequest], SecretNames | None]
 AnyHandler: TypeAlias = Callable[..., Actions | Awaitable[Actions]]
 
 
@@ -79,10 +84,15 @@ class WebhookDefinition(TriggerDefinition[R]):
 
     path: str
     verifier: Verifier
-    secret_env: tuple[str, ...]
+    secret_env: tuple[str, ...] | ChooseSecrets
     methods: tuple[str, ...]
     dedupe: Dedupe
     max_body: int
+    parse: Parse
+    lists: frozenset[str]
+    decompress: bool
+    allow_ips: AllowList
+    rate: Rate | None
 
     def __repr__(self) -> str:
         return f"<webhook {self.id!r} at {self.path} from {self.source}>"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Generic
@@ -65,8 +65,48 @@ class TriggerEvent(Generic[P]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CloudEvent:
+    """The attributes of a CloudEvent; its data is the event's payload.
+
+    Attributes:
+        id: Unique together with the source.
+        source: Where it happened; a URI reference.
+        type: What happened.
+        structured: Whether the attributes stood in the body, where most signatures cover them.
+        subject: What it happened to.
+        time: When it happened, in RFC 3339, as the sender wrote it.
+        datacontenttype: What the data is.
+        dataschema: The schema that it follows.
+        extensions: All other attributes.
+    """
+
+    id: str
+    source: str
+    type: str
+    structured: bool
+    subject: str | None = None
+    time: str | None = None
+    datacontenttype: str | None = None
+    dataschema: str | None = None
+    extensions: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def key(self) -> str:
+        """Source and id: what makes a second delivery the same."""
+        return f"{self.source} {self.id}"  # a source has no blanks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookEvent(TriggerEvent[P]):
-    """An event that came over HTTP."""
+    """An event that came over HTTP.
+
+    Attributes:
+        path_params: What stood in the places of the path's parameters, by their names.
+        cloudevent: The attributes of a CloudEvent, where the webhook reads those.
+    """
+
+    path_params: Mapping[str, str] = field(default_factory=dict[str, str])
+    cloudevent: CloudEvent | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

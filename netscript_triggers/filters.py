@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
+from netscript_triggers.events import CloudEvent
+
 # Where senders that sign no type say it: Stripe and Standard Webhooks `type`, others one of these.
 _FIELDS = ("type", "event_type", "event")
 _MAX_TYPE = 200
@@ -21,6 +23,12 @@ def type_of(payload: Any) -> str | None:
         if isinstance(value, str) and (found := shown_type(value)) is not None:
             return found
     return None
+
+
+def type_of_event(payload: Any, about: CloudEvent | None, found: str | None = None) -> str | None:
+    """Return an event's type: what its verifier has found, a CloudEvent's own, or its payload's."""
+    own = about.type if about is not None else None
+    return shown_type(found) or shown_type(own) or type_of(payload)
 
 
 def shown_type(given: str | None) -> str | None:

@@ -1,28 +1,35 @@
 """The webhook edge: bare ASGI in front of the API, for this is where machines pour in.
 
-Route, method, size, signature, content type, payload, duplicate, handler, commit, 202: in this
-order, so that who proves nothing costs little and learns nothing.
+Route, method, address, rate, size, signature, content type, payload, duplicate, handler, commit,
+202: in this order, so that who proves nothing costs little and learns nothing.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 import os
+import re
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+from netscript_triggers import cloudevents
+from netscript_triggers.answers import App, Receive, Refusal, Scope, Send, later, refuse, respond
 from netscript_triggers.coordinator import Coordinator, Delivery
 from netscript_triggers.definitions import WebhookDefinition
 from netscript_triggers.events import EventStatus, WebhookEvent
-from netscript_triggers.filters import shown_type, type_of
+from netscript_triggers.filters import type_of_event
+from netscript_triggers.gates import RETRY_AFTER_SECONDS, Gates
+from netscript_triggers.keys import key_of
+from netscript_triggers.media import InflatedTooLargeError, UnsupportedError, check_media
+from netscript_triggers.paths import PATH_HEADER, Routes, raw_path
 from netscript_triggers.payloads import read_payload
 from netscript_triggers.records import Accepted
-from netscript_triggers.secrets import secrets_of
+from netscript_triggers.refusals import Refusals
+from netscript_triggers.secrets import NOBODYS, secrets_of
 from netscript_triggers.states import TriggerStates
 from netscript_triggers.verifiers import Answer, RawRequest, Scheme, Verified
 from netscript_workers.clock import SYSTEM_CLOCK, from_micros
@@ -33,62 +40,27 @@ from netscript_workers.errors import (
     VerificationError,
 )
 from netscript_workers.ids import new_id
-from netscript_workers.problems import PROBLEM_TYPE, problem, to_bytes
 
 logger = logging.getLogger(__name__)
 
-Scope: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 
-BODY_SECONDS = 30.0
-RETRY_AFTER_SECONDS = 5
-_SWEEP_SECONDS = 1.0
 # A sender's own credentials have no business in our tables.
 _PRIVATE = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
-# One line a second for each trigger and reason, however many deliveries are refused.
-_LOG_EVERY_SECONDS = 1.0
-_MAX_ID = 200
 _MAX_TRACE = 512
+# Of a length that a sender declares: no body has more.
+_MAX_DIGITS = 18
+# Of a model's faults, those that a sender is told.
+_MAX_FAULTS = 20
+# What may stand in a log; a verifier that is not ours could quote its sender.
+_REASON = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TRACEPARENT = (b"traceparent",)
 _TRACESTATE = (b"tracestate",)
-
-
-class _Refusal(Exception):  # noqa: N818 - an answer, not an error
-    """What the sender is told, and the reason that only we are told."""
-
-    def __init__(
-        self,
-        status: int,
-        reason: str,
-        detail: str | None = None,
-        headers: tuple[tuple[bytes, bytes], ...] = (),
-        **extra: Any,
-    ) -> None:
-        super().__init__(reason)
-        self.status, self.reason, self.headers = status, reason, headers
-        self.body = to_bytes(problem(status, _CODES[status], detail, **extra))
-
-
-_CODES = {
-    400: "malformed",
-    401: "signature",
-    405: "method",
-    408: "timeout",
-    413: "too-large",
-    415: "content-type",
-    503: "store-unavailable",
-}
+_RETRY_LATER = later(RETRY_AFTER_SECONDS)
 
 
 class Ingress:
-    """An ASGI application that answers declared webhook paths and passes on all others.
-
-    Attributes:
-        refused: How many deliveries were refused, by trigger and reason.
-    """
+    """An ASGI application that answers declared webhook paths and passes on all others."""
 
     def __init__(
         self,
@@ -100,6 +72,7 @@ class Ingress:
         environment: Mapping[str, str] = os.environ,
         public_url: str = "",
         now: Callable[[], float] = time.time,
+        gates: Gates | None = None,
     ) -> None:
         """Stand in front of `app`.
 
@@ -111,47 +84,60 @@ class Ingress:
             environment: Where secrets are read, at each request.
             public_url: What senders call us by, for signatures of the URL.
             now: Seconds since the epoch, for signed timestamps.
+            gates: Who may come in; by default whoever the webhooks let in.
         """
         self._app = app
-        self._routes = routes
+        self._routes = Routes(routes.values())
         self._coordinator = coordinator
         self._states = states or TriggerStates()
         self._environment = environment
         self._public_url = public_url
         self._now = now
-        self._reading: dict[asyncio.Task[Any], float] = {}
-        self._sweeping = False
-        self._logged: dict[tuple[str, str], float] = {}
-        self.refused: Counter[tuple[str, str]] = Counter()
+        self._gates = gates or Gates()
+        self._refusals = Refusals(logger, "webhook %s refused a delivery: %s (%d so far)")
+
+    @property
+    def refused(self) -> Counter[tuple[str, str]]:
+        """How many deliveries were refused, by trigger and reason."""
+        return self._refusals.counts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        trigger = self._routes.get(scope["path"]) if scope["type"] == "http" else None
-        if trigger is None or not self._states.is_enabled(trigger.id):
+        found = self._routes.find(scope) if scope["type"] == "http" else None
+        if found is None or not self._states.is_enabled(found[0].id):
             await self._app(scope, receive, send)
             return
+        trigger, parameters = found
         try:
-            answer = await self._deliver(trigger, scope, receive)
-        except _Refusal as refusal:
-            self._note(trigger, refusal.reason)
-            kind = PROBLEM_TYPE.encode()
-            await _respond(send, refusal.status, kind, refusal.body, refusal.headers)
+            if _asks_for_leave(trigger, scope):
+                self._gates.check(trigger, scope)
+                await _give_leave(trigger, scope, send)
+                return
+            answer = await self._deliver(trigger, parameters, scope, receive)
+        except Refusal as refusal:
+            self._refusals.note(trigger.id, refusal.reason)
+            await refuse(send, refusal)
         except ConnectionError:  # the sender went away before the end of its body
-            return
+            self._refusals.note(trigger.id, "broken-off")
         else:
             if isinstance(answer, Answer):
                 await _respond_handshake(send, answer)
             else:
-                await _respond(send, 202, b"application/json", answer)
+                await respond(send, 202, b"application/json", answer)
 
     async def _deliver(
-        self, trigger: WebhookDefinition[Any], scope: Scope, receive: Receive
+        self,
+        trigger: WebhookDefinition[Any],
+        parameters: Mapping[str, str],
+        scope: Scope,
+        receive: Receive,
     ) -> bytes | Answer:
         method: str = scope["method"]
         if method not in trigger.methods and method not in _asked_by(trigger):
             raise _wrong_method(trigger)
+        self._gates.check(trigger, scope)
         headers: Headers = scope["headers"]
-        body = await self._read_body(headers, receive, trigger.max_body)
+        body = await _read_body(headers, receive, trigger.max_body)
         request = RawRequest(
             method,
             scope["path"],
@@ -160,16 +146,38 @@ class Ingress:
             scope["query_string"],
             scope.get("raw_path") or b"",
             self._public_url,
+            parameters,
         )
         verified = await self._verify(trigger, request)
         if isinstance(verified, Answer):
             return verified
-        _check_content(headers, getattr(trigger.verifier, "media_types", ()))
+        size = len(body)
+        self._gates.enter(size)
         try:
-            payload = read_payload(trigger, body)
+            return await self._accept(self._read(trigger, request, verified, scope))
+        finally:
+            self._gates.leave(size)
+
+    def _read(
+        self, trigger: WebhookDefinition[Any], request: RawRequest, verified: Verified, scope: Scope
+    ) -> Delivery:
+        """Make an event of a verified request."""
+        headers, body = request.headers, request.body
+        kept = _kept_headers(trigger, headers)
+        if request.path_params:
+            kept[PATH_HEADER] = raw_path(scope).decode("latin-1")
+        try:
+            also: Collection[str] = getattr(trigger.verifier, "media_types", ())
+            check_media(headers, trigger.parse, decompress=trigger.decompress, also=also)
+            payload, about = read_payload(trigger, body, kept)
+        except UnsupportedError as error:
+            raise Refusal(415, error.reason, error.detail) from None
+        except InflatedTooLargeError as error:
+            raise Refusal(413, "too-large", str(error)) from None
         except PayloadInvalidError as error:
-            extra: dict[str, Any] = {"errors": error.details} if error.details else {}
-            raise _Refusal(400, "malformed", str(error), **extra) from None
+            faults = error.details[:_MAX_FAULTS]
+            extra: dict[str, Any] = {"errors": faults} if faults else {}
+            raise Refusal(400, "malformed", str(error), **extra) from None
         fingerprint = hashlib.sha256(body).hexdigest()
         received_at = SYSTEM_CLOCK.now()
         event = WebhookEvent(
@@ -178,99 +186,94 @@ class Ingress:
             kind=trigger.kind,
             status=EventStatus.PROCESSING,
             payload=payload,
-            headers=_kept_headers(trigger, headers),
+            headers=kept,
             body=body,
-            idempotency_key=_key(trigger, verified, body, fingerprint),
+            idempotency_key=key_of(
+                trigger, verified, body, fingerprint, about=about, path=kept.get(PATH_HEADER)
+            ),
             attempt=1,
             received_at=from_micros(received_at),
             traceparent=_trace(request, _TRACEPARENT),
             tracestate=_trace(request, _TRACESTATE),
-            event_type=shown_type(verified.event_type) or type_of(payload),
+            event_type=type_of_event(payload, about, verified.event_type),
+            path_params=request.path_params,
+            cloudevent=about,
         )
-        return await self._accept(
-            Delivery(trigger, event, fingerprint=fingerprint, received_at=received_at)
-        )
-
-    async def _read_body(self, headers: Headers, receive: Receive, limit: int) -> bytes:
-        declared = [value for name, value in headers if name == b"content-length"]
-        if declared and declared[0].isdigit() and int(declared[0][:20]) > limit:
-            raise _too_large(limit)
-        reader = asyncio.current_task()
-        assert reader is not None
-        self._reading[reader] = time.monotonic()
-        if not self._sweeping:
-            self._sweep()
-        try:
-            return await _read_chunks(receive, limit)
-        except asyncio.CancelledError:
-            if reader in self._reading:  # somebody else wants this to end
-                raise
-            reader.uncancel()
-            raise _Refusal(408, "slow-body", "The body took too long.") from None
-        finally:
-            self._reading.pop(reader, None)
-
-    def _sweep(self) -> None:
-        """End the reading of bodies that takes too long; a timer for each body would cost more."""
-        oldest = time.monotonic() - BODY_SECONDS
-        for reader, since in list(self._reading.items()):
-            if since > oldest:
-                break
-            del self._reading[reader]
-            reader.cancel()
-        self._sweeping = bool(self._reading)
-        if self._sweeping:
-            loop = asyncio.get_running_loop()
-            loop.call_later(min(_SWEEP_SECONDS, BODY_SECONDS), self._sweep)
+        return Delivery(trigger, event, fingerprint=fingerprint, received_at=received_at)
 
     async def _verify(
         self, trigger: WebhookDefinition[Any], request: RawRequest
     ) -> Verified | Answer:
-        secrets = secrets_of(trigger, self._environment)
-        now = self._now()
+        missing = "secret-missing"
         try:
-            if isinstance(trigger.verifier, Scheme):
-                return await _converse(trigger, trigger.verifier, request, secrets, now)
-            return trigger.verifier.verify(request, secrets, now)
-        except _Refusal:
+            secrets = secrets_of(trigger, self._environment, request)
+        except Exception as error:  # noqa: BLE001 - a callable of the user's, given a sender's path
+            secrets, missing = None, f"secret-env-raised-{type(error).__name__}"
+        try:
+            # Without a secret, one that nobody has is tried, so that it takes as long as a wrong
+            # one; whatever comes of that, the answer is no.
+            tried = NOBODYS if secrets is None else secrets
+            verified = await _converse(trigger, request, tried, self._now())
+            if secrets is not None:
+                return verified
+            reason = missing
+        except Refusal:
             raise
         except VerificationError as error:
-            reason = error.reason
+            reason = error.reason if _REASON.fullmatch(error.reason) else "refused"
+            reason = missing if secrets is None else reason
         except Exception as error:  # noqa: BLE001 - a broken verifier must not open the door
             reason = f"verifier-raised-{type(error).__name__}"
         # Whatever failed, the sender is told the same.
-        raise _Refusal(401, reason, "The signature could not be verified.")
+        raise Refusal(401, reason, "The signature could not be verified.")
 
     async def _accept(self, delivery: Delivery) -> bytes:
         try:
             accepted = await self._coordinator.accept(delivery)
         except StoreUnavailableError:
-            later = ((b"retry-after", str(RETRY_AFTER_SECONDS).encode()),)
-            raise _Refusal(
-                503, "store-unavailable", "Nothing was stored; send it again.", later
+            raise Refusal(
+                503,
+                "store-unavailable",
+                "Nothing was stored; send it again.",
+                _RETRY_LATER,
+                code="store-unavailable",
             ) from None
         except NetscriptError as error:
-            raise _Refusal(400, error.code, error.message) from None
+            raise Refusal(400, error.code, error.message) from None
         return _answer(accepted)
 
-    def _note(self, trigger: WebhookDefinition[Any], reason: str) -> None:
-        counted = (trigger.id, reason)
-        self.refused[counted] += 1
-        now = time.monotonic()
-        if now - self._logged.get(counted, float("-inf")) >= _LOG_EVERY_SECONDS:
-            self._logged[counted] = now
-            total = self.refused[counted]
-            logger.warning("webhook %s refused a delivery: %s (%d so far)", *counted, total)
+
+def _asks_for_leave(trigger: WebhookDefinition[Any], scope: Scope) -> bool:
+    return trigger.parse == "cloudevents" and scope["method"] == "OPTIONS"
+
+
+async def _give_leave(trigger: WebhookDefinition[Any], scope: Scope, send: Send) -> None:
+    """Answer a CloudEvents sender that asks whether it may deliver here."""
+    per_minute = None if trigger.rate is None else max(60_000_000 // trigger.rate.interval, 1)
+    leave = cloudevents.permission(dict(scope["headers"]), per_minute)
+    allowed = (b"allow", ", ".join(trigger.methods).encode())
+    await respond(send, 200, b"text/plain", b"", (allowed, *leave))
+
+
+async def _read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
+    declared = [value for name, value in headers if name == b"content-length"]
+    if declared:
+        # The guard's parser has seen to it; behind another server nobody may have.
+        if len(declared) > 1 or not declared[0].isdigit():
+            raise Refusal(400, "content-length", "Send one Content-Length.")
+        length = declared[0].lstrip(b"0")
+        if len(length) > _MAX_DIGITS or int(length or b"0") > limit:
+            raise _too_large(limit)
+    return await _read_chunks(receive, limit)
 
 
 async def _converse(
-    trigger: WebhookDefinition[Any],
-    scheme: Scheme,
-    request: RawRequest,
-    secrets: Sequence[bytes],
-    now: float,
+    trigger: WebhookDefinition[Any], request: RawRequest, secrets: Sequence[bytes], now: float
 ) -> Verified | Answer:
     """Verify a delivery, or answer a sender that only asks; what it signs, once it is proven."""
+    scheme = trigger.verifier
+    if not isinstance(scheme, Scheme):
+        return scheme.verify(request, secrets, now)
     answer = scheme.handshake(request, None, secrets, now)
     if answer is None:
         if request.method not in trigger.methods:
@@ -290,9 +293,15 @@ def _asked_by(trigger: WebhookDefinition[Any]) -> frozenset[str]:
     return verifier.handshake_methods if isinstance(verifier, Scheme) else frozenset()
 
 
-def _wrong_method(trigger: WebhookDefinition[Any]) -> _Refusal:
+def _wrong_method(trigger: WebhookDefinition[Any]) -> Refusal:
     allowed = ", ".join([*trigger.methods, *sorted(_asked_by(trigger))]).encode()
-    return _Refusal(405, "method", headers=((b"allow", allowed),))
+    return Refusal(405, "method", headers=((b"allow", allowed),))
+
+
+async def _respond_handshake(send: Send, answer: Answer) -> None:
+    headers = [(name.lower().encode(), value.encode()) for name, value in answer.headers]
+    fixed = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"), *headers)
+    await respond(send, answer.status, answer.content_type.encode(), answer.body, fixed)
 
 
 async def _read_chunks(receive: Receive, limit: int) -> bytes:
@@ -316,43 +325,8 @@ async def _read_chunks(receive: Receive, limit: int) -> bytes:
     return b"".join(chunks)
 
 
-def _too_large(limit: int) -> _Refusal:
-    return _Refusal(413, "too-large", f"The body may have {limit:,} bytes.")
-
-
-def _check_content(headers: Headers, also: Collection[str] = ()) -> None:
-    """Take JSON as JSON's media types, the sender's own or none; the rest would be a guess."""
-    for name, value in headers:
-        if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
-            raise _Refusal(415, "content-encoding", "Send the body without compression.")
-        if name != b"content-type":
-            continue
-        kind, _, parameters = value.decode("latin-1").lower().partition(";")
-        kind = kind.strip()
-        charset = parameters.partition("charset=")[2].strip().strip('"')
-        json_like = kind in ("", "application/json", "text/json", *also) or kind.endswith("+json")
-        if not json_like or charset not in ("", "utf-8", "utf8", "us-ascii"):
-            raise _Refusal(415, "content-type", "Send application/json in UTF-8.")
-
-
-def _key(
-    trigger: WebhookDefinition[Any], verified: Verified, body: bytes, body_digest: str
-) -> str | None:
-    """Return what makes this delivery the same as another one."""
-    if trigger.dedupe is None:
-        return None
-    given = verified.delivery_id
-    if given:
-        if len(given) > _MAX_ID or "\0" in given or not given.isascii():
-            given = hashlib.sha256(given.encode("utf-8", "surrogatepass")).hexdigest()
-        # Whoever replays a signed body could change an id that is not signed, so alone it
-        # proves nothing.
-        return given if verified.id_signed else f"{given}:{body_digest}"
-    if trigger.dedupe != "auto":
-        return None
-    if verified.signed is body:
-        return body_digest
-    return hashlib.sha256(verified.signed).hexdigest()
+def _too_large(limit: int) -> Refusal:
+    return Refusal(413, "too-large", f"The body may have {limit:,} bytes.")
 
 
 def _kept_headers(trigger: WebhookDefinition[Any], headers: Headers) -> dict[str, str]:
@@ -394,26 +368,3 @@ def _answer(accepted: Accepted) -> bytes:
         f'{{"event_id":"{accepted.event_id}","status":"{accepted.status}",'
         f'"duplicate":{duplicate},"executions":[{executions}]}}'
     ).encode()
-
-
-async def _respond(
-    send: Send,
-    status: int,
-    kind: bytes,
-    body: bytes,
-    headers: tuple[tuple[bytes, bytes], ...] = (),
-) -> None:
-    length = str(len(body)).encode()
-    fixed = [(b"content-type", kind), (b"content-length", length)]
-    try:
-        await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
-        await send({"type": "http.response.body", "body": body})
-    except (OSError, RuntimeError):
-        # The sender is gone, which uvloop tells by a RuntimeError. What is stored is stored.
-        return
-
-
-async def _respond_handshake(send: Send, answer: Answer) -> None:
-    headers = [(name.lower().encode(), value.encode()) for name, value in answer.headers]
-    fixed = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"), *headers)
-    await _respond(send, answer.status, answer.content_type.encode(), answer.body, fixed)

@@ -2,30 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
+from netscript_triggers.cloudevents import read_event
 from netscript_triggers.definitions import WebhookDefinition
+from netscript_triggers.events import CloudEvent
+from netscript_triggers.forms import read_form
+from netscript_triggers.media import inflate
 from netscript_workers.errors import PayloadInvalidError
 from netscript_workers.payloads import invalid_payload
 from netscript_workers.strict_json import MalformedError, parse
 
 
-def read_payload(trigger: WebhookDefinition[Any], body: bytes) -> Any:
-    """Parse a body and, where the trigger has a model, validate it.
+def read_payload(
+    trigger: WebhookDefinition[Any], body: bytes, headers: Mapping[str, str]
+) -> tuple[Any, CloudEvent | None]:
+    """Read a body the way the trigger says and, where it has a model, validate it.
+
+    Args:
+        trigger: Whose delivery it is.
+        body: As it came.
+        headers: By lower-case name.
+
+    Returns:
+        The payload, and the event's attributes where it is a CloudEvent.
 
     Raises:
-        PayloadInvalidError: It is no JSON, or the model refuses it; the message may be told to
+        PayloadInvalidError: It can't be read, or the model refuses it; the message may be told to
             the sender, who has proven who it is.
     """
+    about: CloudEvent | None = None
     try:
-        value = parse(body)
+        if trigger.decompress:
+            body = inflate(body, headers.get("content-encoding", ""), trigger.max_body)
+        if trigger.parse == "json":
+            value = parse(body)
+        elif trigger.parse == "form":
+            value = read_form(body, lists=trigger.lists)
+        elif trigger.parse == "cloudevents":
+            about, value = read_event(body, headers)
+        else:
+            return body, None
     except MalformedError as error:
         raise PayloadInvalidError(str(error)) from None
+    return _modelled(trigger, value), about
+
+
+def _modelled(trigger: WebhookDefinition[Any], value: Any) -> Any:
     if trigger.model is None:
         return value
+    owner = f'webhook "{trigger.id}"'
     try:
         return trigger.model.validate_python(value)
     except ValidationError as error:
-        raise invalid_payload(f'webhook "{trigger.id}"', error) from None
+        raise invalid_payload(owner, error) from None
+    except Exception as error:
+        # A model's own validators meet whatever a sender thinks of; what breaks one is its fault.
+        raise PayloadInvalidError(f"The payload of {owner} could not be read.") from error

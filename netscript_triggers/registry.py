@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from netscript_triggers.definitions import AnyTrigger, TriggerDefinition, WebhookDefinition
+from netscript_triggers.paths import shape_of
 from netscript_workers.errors import (
     ConfigurationError,
     DuplicateIdError,
@@ -47,7 +48,7 @@ def discover_triggers(
 def by_path(
     triggers: Mapping[str, AnyTrigger],
 ) -> dict[str, WebhookDefinition[Any]]:
-    """Return the webhooks by their paths.
+    """Return the webhooks by their paths, of which the parameters' names are left out.
 
     Raises:
         DuplicateIdError: Two share one path.
@@ -56,7 +57,7 @@ def by_path(
     for trigger in triggers.values():
         if not isinstance(trigger, WebhookDefinition):
             continue
-        other = routes.setdefault(trigger.path, trigger)
+        other = routes.setdefault(shape_of(trigger.path), trigger)
         if other is not trigger:
             raise DuplicateIdError(
                 f"Two webhooks listen at {trigger.path}: {other.source} and {trigger.source}.",

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
 from netscript_triggers.definitions import AnyTrigger, WebhookDefinition
-from netscript_triggers.events import EventStatus, ManualEvent, TriggerEvent, WebhookEvent
+from netscript_triggers.events import (
+    CloudEvent,
+    EventStatus,
+    ManualEvent,
+    TriggerEvent,
+    WebhookEvent,
+)
+from netscript_triggers.paths import PATH_HEADER, parameters_of
 from netscript_triggers.payloads import read_payload
 from netscript_triggers.store.runs import StoredEvent
 from netscript_workers.clock import from_micros
@@ -37,19 +45,24 @@ def check_given(trigger: AnyTrigger, value: Any) -> Any:
         raise invalid_payload(f'{trigger.kind} "{trigger.id}"', error) from None
 
 
-def payload_of(trigger: AnyTrigger, body: bytes, *, by_hand: bool) -> Any:
+def payload_of(
+    trigger: AnyTrigger, body: bytes, headers: Mapping[str, str], *, by_hand: bool
+) -> tuple[Any, CloudEvent | None]:
     """Read a body: a sender's as the trigger says, one that was given by hand as JSON.
+
+    Returns:
+        The payload, and the event's attributes where it is a CloudEvent.
 
     Raises:
         PayloadInvalidError: It can't be read, or the trigger's model refuses it.
     """
     if isinstance(trigger, WebhookDefinition) and not by_hand:
-        return read_payload(trigger, body)
+        return read_payload(trigger, body, headers)
     try:
         value = parse(body)
     except MalformedError as error:
         raise PayloadInvalidError(str(error)) from None
-    return check_given(trigger, value)
+    return check_given(trigger, value), None
 
 
 def event_of(trigger: AnyTrigger, stored: StoredEvent) -> TriggerEvent[Any]:
@@ -58,12 +71,18 @@ def event_of(trigger: AnyTrigger, stored: StoredEvent) -> TriggerEvent[Any]:
     Raises:
         PayloadInvalidError: Its body can't be read any more, or a newer model refuses it.
     """
+    payload, about = payload_of(trigger, stored.body, stored.headers, by_hand=stored.by_hand)
+    facts: dict[str, Any] = {}
+    if isinstance(trigger, WebhookDefinition):
+        target = stored.headers.get(PATH_HEADER)
+        parameters = None if target is None else parameters_of(trigger.path, target)
+        facts = {"path_params": parameters or {}, "cloudevent": about}
     return class_of(trigger.kind)(
         id=stored.id,
         trigger_id=stored.trigger_id,
         kind=trigger.kind,
         status=EventStatus.PROCESSING,
-        payload=payload_of(trigger, stored.body, by_hand=stored.by_hand),
+        payload=payload,
         headers=stored.headers,
         body=stored.body,
         idempotency_key=stored.idempotency_key,
@@ -74,4 +93,5 @@ def event_of(trigger: AnyTrigger, stored: StoredEvent) -> TriggerEvent[Any]:
         event_type=stored.event_type,
         replayed_from=stored.replayed_from,
         note=stored.note,
+        **facts,
     )

@@ -3,23 +3,46 @@
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
 from netscript_triggers.definitions import WebhookDefinition
-from netscript_triggers.verifiers import Scheme
+from netscript_triggers.verifiers import RawRequest, Scheme
 from netscript_workers.errors import ConfigurationError
+
+NOBODYS = (secrets.token_hex(32).encode(),)
+"""A secret that signs nothing: what a request is checked against when it has none."""
 
 # A key or a certificate in PEM holds blanks, and is one word all the same.
 _WORD = re.compile(r"-----BEGIN [^-]+-----.+?-----END [^-]+-----|\S+", re.DOTALL)
 
 
 def secrets_of(
-    trigger: WebhookDefinition[Any], environment: Mapping[str, str]
-) -> tuple[bytes, ...]:
-    """Return the secrets in force: every word of every variable that the trigger names."""
-    return _words(tuple(environment.get(name, "") for name in trigger.secret_env))
+    trigger: WebhookDefinition[Any],
+    environment: Mapping[str, str],
+    request: RawRequest | None = None,
+) -> tuple[bytes, ...] | None:
+    """Return the secrets in force: every word of every variable that the trigger names.
+
+    Args:
+        trigger: Whose.
+        environment: Where they are.
+        request: From which a trigger that chooses its variables tells which.
+
+    Returns:
+        The secrets; None where the trigger chooses and there are none, for a tenant that there
+        is not must look as one whose signature is wrong.
+    """
+    named = trigger.secret_env
+    if not callable(named):
+        return _words(tuple([environment.get(name, "") for name in named]))
+    if request is None:
+        return None
+    chosen = named(request)
+    names = (chosen,) if isinstance(chosen, str) else tuple(chosen or ())
+    return _words(tuple([environment.get(name, "") for name in names])) or None
 
 
 def check_triggers(
@@ -39,7 +62,7 @@ def check_triggers(
                 hint="Set NETSCRIPT_PUBLIC_URL, as in https://hooks.example.com.",
             )
         if isinstance(trigger.verifier, Scheme):
-            for secret in secrets_of(trigger, environment):
+            for secret in secrets_of(trigger, environment) or ():
                 try:
                     trigger.verifier.check_secret(secret)
                 except ConfigurationError as error:

@@ -8,12 +8,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 from netscript_triggers.actions import TriggerAction
 from netscript_triggers.definitions import AnyTrigger, WebhookDefinition
 from netscript_triggers.events import EventStatus
-from netscript_triggers.filters import type_of
+from netscript_triggers.filters import type_of_event
 from netscript_triggers.handlers import Handlers
+from netscript_triggers.media import FORM, Parse
+from netscript_triggers.paths import fill
 from netscript_triggers.restoring import class_of, payload_of
 from netscript_triggers.secrets import secrets_of
 from netscript_triggers.verifiers import RawRequest, sign_delivery
@@ -32,6 +35,12 @@ __all__ = [
 ]
 
 FIRE_SECONDS = 30.0
+_TYPES: dict[Parse, str] = {
+    "json": "application/json",
+    "form": FORM,
+    "raw": "application/octet-stream",
+    "cloudevents": "application/cloudevents+json",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +66,7 @@ def signed_request(
     *,
     secret: str | None = None,
     headers: Mapping[str, str] | None = None,
+    path_params: Mapping[str, str] | None = None,
     public_url: str | None = None,
     query: str = "",
     now: float | None = None,
@@ -65,35 +75,44 @@ def signed_request(
 
     Args:
         trigger: Who is to accept it.
-        payload: Its body: bytes as they are, anything else as JSON. Where the signature belongs
-            into the body, it is written there.
+        payload: Its body: bytes as they are, anything else as the trigger reads it: JSON, a form,
+            a whole CloudEvent. Where the signature belongs into the body, it is written there.
         secret: By default the first one in the trigger's own environment variable. Where a scheme
             is asymmetric, the private key, which only the sender has otherwise.
         headers: More headers; some schemes sign a form as such by its `Content-Type`.
+        path_params: What stands in the places of the path's parameters.
         public_url: What the server is called by, where the URL is signed; by default
             `NETSCRIPT_PUBLIC_URL`.
         query: What follows the question mark.
         now: When it is signed, in seconds since the epoch; by default now.
 
     Raises:
-        ConfigurationError: There is nothing to sign with, or the payload can't be signed.
+        ConfigurationError: There is nothing to sign with, the payload can't be signed, or a
+            parameter is missing.
     """
-    body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-    known = (secret.encode(),) if secret is not None else secrets_of(trigger, os.environ)
+    body = _body(trigger, payload)
+    path = fill(trigger.path, path_params or {})
+    if secret is not None:
+        known: tuple[bytes, ...] = (secret.encode(),)
+    else:
+        request = RawRequest(trigger.methods[0], path, (), body, path_params=path_params or {})
+        known = secrets_of(trigger, os.environ, request) or ()
     if trigger.verifier.needs_secret and not known:
+        named = () if callable(trigger.secret_env) else trigger.secret_env
         raise ConfigurationError(
             f'There is no secret to sign for webhook "{trigger.id}".',
-            hint=f"Set {' or '.join(trigger.secret_env)}, or pass secret=...",
+            hint=f"Set {' or '.join(named) or 'its variable'}, or pass secret=...",
         )
-    given = {"Content-Type": "application/json", **(headers or {})}
+    given = {"Content-Type": _type_of(trigger), **(headers or {})}
     origin = os.environ.get("NETSCRIPT_PUBLIC_URL", "") if public_url is None else public_url
     request = RawRequest(
         trigger.methods[0],
-        trigger.path,
+        path,
         [(name.lower().encode(), value.encode("latin-1")) for name, value in given.items()],
         body,
         query.encode(),
         origin=origin,
+        path_params=path_params or {},
     )
     secret_bytes = known[0] if known else b""
     made = sign_delivery(
@@ -102,41 +121,64 @@ def signed_request(
     asked = made.query.decode("latin-1")
     return SignedRequest(
         method=trigger.methods[0],
-        path=f"{trigger.path}?{asked}" if asked else trigger.path,
+        path=f"{path}?{asked}" if asked else path,
         headers={**given, **made.headers, **(headers or {})},
         body=made.body,
     )
 
 
+def _type_of(trigger: AnyTrigger) -> str:
+    return _TYPES[trigger.parse] if isinstance(trigger, WebhookDefinition) else _TYPES["json"]
+
+
+def _body(trigger: AnyTrigger, payload: Any) -> bytes:
+    if isinstance(payload, bytes):
+        return payload
+    if isinstance(trigger, WebhookDefinition) and trigger.parse == "form":
+        return urlencode(payload, doseq=True).encode()
+    return json.dumps(payload).encode()
+
+
 async def fire(
-    trigger: AnyTrigger, payload: Any, *, headers: Mapping[str, str] | None = None
+    trigger: AnyTrigger,
+    payload: Any,
+    *,
+    headers: Mapping[str, str] | None = None,
+    path_params: Mapping[str, str] | None = None,
 ) -> list[TriggerAction]:
     """Call a trigger's handler with an event made of `payload`, and return its actions.
 
     Args:
         trigger: Whose handler.
-        payload: The body: bytes as they are, anything else as JSON.
+        payload: The body: bytes as they are, anything else as the trigger reads it.
         headers: The event's headers; names in any case.
+        path_params: What stands in the places of the path's parameters.
 
     Raises:
-        PayloadInvalidError: The body is no JSON, or the trigger's model refuses it.
+        PayloadInvalidError: The body can't be read, or the trigger's model refuses it.
         HandlerError: The handler raised; the cause is chained.
         ConfigurationError: It returned something that is no action.
     """
-    body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-    read = payload_of(trigger, body, by_hand=False)
+    body = _body(trigger, payload)
+    given = {name.lower(): value for name, value in (headers or {}).items()}
+    kinds = {"content-type": _type_of(trigger), **given}
+    read, about = payload_of(trigger, body, kinds, by_hand=False)
+    facts: dict[str, Any] = {}
+    if isinstance(trigger, WebhookDefinition):
+        facts = {"path_params": path_params or {}, "cloudevent": about}
     event = class_of(trigger.kind)(
         id=new_id(),
         trigger_id=trigger.id,
         kind=trigger.kind,
         status=EventStatus.PROCESSING,
         payload=read,
-        headers={name.lower(): value for name, value in (headers or {}).items()},
+        headers=given,
         body=body,
         idempotency_key=None,
         attempt=1,
         received_at=from_micros(SYSTEM_CLOCK.now()),
-        event_type=type_of(read),
+        event_type=type_of_event(read, about),
+        **facts,
     )
     handlers = Handlers(threads=1)
     try:

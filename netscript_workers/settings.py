@@ -36,6 +36,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from netscript_workers.addresses import parse_networks
 from netscript_workers.domain import RuntimeName
 from netscript_workers.errors import ConfigurationError, nearest
 from netscript_workers.lanes import default_slots
@@ -128,6 +129,11 @@ class Settings(BaseSettings):
     port: int = Field(default=8091, ge=0, le=65_535)
     # What senders call us by, for signatures of the URL: a scheme, a host, perhaps a path.
     public_url: str = ""
+    # The addresses of proxies whose X-Forwarded-For is believed.
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()
+    max_connections: int = Field(default=1000, ge=1, le=100_000)
+    max_in_flight: int = Field(default=1000, ge=1, le=100_000)
+    request_timeout: float = Field(default=15.0, gt=0, le=_DAY)
     retention_days: Annotated[tuple[_Days, _Days], NoDecode, BeforeValidator(_two_numbers)] = (
         7.0,
         90.0,
@@ -176,6 +182,12 @@ class Settings(BaseSettings):
             msg = "write a scheme and a host, and a path if there is one: https://hooks.example.com"
             raise ValueError(msg)
         return value.rstrip("/")
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _only_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        parse_networks(value)
+        return value
 
     @field_validator("api_tokens")
     @classmethod

@@ -14,10 +14,11 @@ from typing import Any
 import httpx
 
 from netscript_triggers import WebhookDefinition, WebhookEvent, define_webhook, enqueue_job
+from netscript_triggers.answers import Receive, Scope, Send
 from netscript_triggers.coordinator import Coordinator
 from netscript_triggers.definitions import AnyTrigger
 from netscript_triggers.handlers import Handlers
-from netscript_triggers.ingress import Ingress, Receive, Scope, Send
+from netscript_triggers.ingress import Ingress
 from netscript_triggers.processor import Processor
 from netscript_triggers.records import EventDetail
 from netscript_triggers.registry import by_path

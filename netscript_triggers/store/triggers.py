@@ -98,7 +98,7 @@ def _definition(trigger: AnyTrigger) -> dict[str, Any]:
             "path": trigger.path,
             "methods": trigger.methods,
             "verifier": trigger.verifier.name,
-            "secret_env": trigger.secret_env,
+            "secret_env": None if callable(trigger.secret_env) else trigger.secret_env,
             "dedupe": trigger.dedupe,
             "max_body": trigger.max_body,
         }

@@ -24,6 +24,7 @@ class RawRequest:
         raw_path: The path as it came, with its escapes; by default `path`.
         origin: The public URL of the server (`NETSCRIPT_PUBLIC_URL`), such as
             `https://hooks.example.com`; empty where none is configured.
+        path_params: What stood in the places of the path's parameters, by their names.
     """
 
     method: str
@@ -33,6 +34,7 @@ class RawRequest:
     query: bytes = b""
     raw_path: bytes = b""
     origin: str = ""
+    path_params: Mapping[str, str] = field(default_factory=dict[str, str])
     _by_name: dict[bytes, bytes] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

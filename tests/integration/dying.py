@@ -14,7 +14,7 @@ import traceback
 from itertools import count
 from typing import Any
 
-from netscript_triggers import EnqueueJob, WebhookEvent, enqueue_job, ingress
+from netscript_triggers import EnqueueJob, WebhookEvent, answers, enqueue_job, ingress
 from netscript_workers.store.engine import Store
 from tests.edge import charge, open_edge, trigger
 from tests.faults import Points
@@ -34,13 +34,13 @@ async def deliver(url: str, order: int, die_at: int, pipe: int) -> None:
     async with open_edge(store, trigger(three)) as edge:
         if die_at:
             points = Points(die_at, lambda name: os.write(pipe, name.encode()))
-            send = ingress._respond
+            send = answers.respond
 
             async def respond(*args: Any) -> None:
                 points.passed("the answer")
                 await send(*args)
 
-            ingress._respond = respond  # type: ignore[assignment]
+            ingress.__dict__["respond"] = respond
         answer = await edge.post({"order": order})
         assert answer.status_code == 202, answer.text
         os.write(pipe, answer.text.encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import logging
@@ -13,7 +12,7 @@ import httpx
 import pytest
 from pydantic import BaseModel
 
-from netscript_triggers import WebhookEvent, ingress
+from netscript_triggers import WebhookEvent
 from netscript_triggers.verifiers import MemoryVerifier, RawRequest, Verified
 from netscript_workers.store.engine import Store
 from tests.edge import PATH, SECRET, open_edge, signature, trigger
@@ -259,21 +258,6 @@ async def test_a_verifier_that_breaks_opens_no_door(store: Store) -> None:
         assert answer.status_code == 401
         assert "geheim" not in answer.text
         assert edge.ingress.refused["payment", "verifier-raised-RuntimeError"] == 1
-
-
-async def test_a_body_that_never_ends_is_given_up(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ingress, "BODY_SECONDS", 0.05)
-
-    async def slow() -> AsyncIterator[bytes]:
-        yield b"{"
-        await asyncio.sleep(5)
-        yield b"}"
-
-    async with open_edge(store) as edge:
-        answer = await edge.client.post(PATH, content=slow())
-        assert answer.status_code == 408
 
 
 async def test_a_sender_that_goes_away_leaves_nothing(store: Store) -> None:
