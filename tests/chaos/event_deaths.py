@@ -15,7 +15,7 @@ import traceback
 from collections import Counter
 from typing import Any
 
-from netscript_triggers import EnqueueJob, WebhookEvent, enqueue_job, ingress, processor
+from netscript_triggers import EnqueueJob, WebhookEvent, answers, enqueue_job, ingress, processor
 from netscript_triggers.events import EventStatus
 from netscript_workers import Retry
 from netscript_workers.store.engine import Store
