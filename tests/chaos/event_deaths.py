@@ -15,6 +15,8 @@ import traceback
 from collections import Counter
 from typing import Any
 
+import pytest
+
 from netscript_triggers import EnqueueJob, WebhookEvent, answers, enqueue_job, ingress, processor
 from netscript_triggers.events import EventStatus
 from netscript_workers import Retry
@@ -64,7 +66,8 @@ async def serve(url: str, mode: str, order: int, die_at: int, pipe: int) -> None
                 points.passed("the answer")
             await send(*args)
 
-        vars(ingress)["respond"] = respond
+        monkeypatch = pytest.MonkeyPatch()
+        monkeypatch.setattr(ingress, "respond", respond)
         answer = await edge.post({"order": order})
         assert answer.status_code == 202, answer.text
         _tell(pipe, acknowledged=answer.json()["event_id"])
