@@ -15,6 +15,9 @@ from netscript_triggers.cli.output import AsJson, ProjectDir, clean, load_settin
 from netscript_workers.errors import NetscriptError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from netscript_triggers.definitions import WebhookDefinition
     from netscript_triggers.records import EventDetail
 
 
@@ -26,7 +29,11 @@ def deliver(
         typer.Option(help="The server; by default the project's own.", show_default=False),
     ] = None,
     path: Annotated[
-        str | None, typer.Option(help="If the webhook's has parameters.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Where to post, if the webhook's path has parameters: /webhooks/acme.",
+            show_default=False,
+        ),
     ] = None,
     wait: Annotated[
         float, typer.Option(min=0, help="Seconds to wait for its handler, if it runs later.")
@@ -43,9 +50,14 @@ def deliver(
     value = json_of(payload)
     settings = load_settings(project)
     webhook = webhook_named(discovered(project), trigger_id)
-    request = signed_request(webhook, value)
+    request = signed_request(
+        webhook,
+        value,
+        path_params=_parameters(webhook, path),
+        public_url=settings.public_url,
+    )
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    target = f"{(url or f'http://{host}:{settings.port}').rstrip('/')}{path or request.path}"
+    target = f"{(url or f'http://{host}:{settings.port}').rstrip('/')}{request.path}"
     try:
         answer = httpx.request(
             request.method,
@@ -71,6 +83,17 @@ def deliver(
     )
     if not is_good:
         raise typer.Exit(1)
+
+
+def _parameters(webhook: WebhookDefinition[Any], path: str | None) -> Mapping[str, str]:
+    from netscript_triggers.paths import has_parameters, parameters_of
+
+    found = None if path is None else parameters_of(webhook.path, path)
+    if found is None and (path is not None or has_parameters(webhook.path)):
+        raise typer.BadParameter(
+            f"write a path such as {webhook.path}, each parameter filled in.", param_hint="--path"
+        )
+    return found or {}
 
 
 def _followed(project: Path, event_id: str, seconds: float) -> EventDetail | None:

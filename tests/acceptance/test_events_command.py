@@ -33,13 +33,24 @@ def by_hand(event):
 @webhook(id="orders", path="/webhooks/orders", verifier="hmac-sha256", secret_env="WEBHOOK_SECRET")
 def orders(event):
     return enqueue_job(ship if event.payload["order"] != "bad" else "nobody", event.payload)
+
+def secret_of(request):
+    return "SECRET_" + request.path_params["tenant"].upper()
+
+@webhook(id="tenants", path="/webhooks/{tenant}/orders", verifier="stripe", secret_env=secret_of)
+def tenants(event):
+    return enqueue_job(ship, {"order": event.path_params["tenant"]})
 """
 
 
 class Shop:
     def __init__(self, place: Path, url: str, port: int) -> None:
         self.place, self.port = place, port
-        self.environment = {"NETSCRIPT_DATABASE_URL": url, "WEBHOOK_SECRET": "s3cret"}
+        self.environment = {
+            "NETSCRIPT_DATABASE_URL": url,
+            "WEBHOOK_SECRET": "s3cret",
+            "SECRET_ACME": "s3cret of acme",
+        }
 
     def call(self, *command: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         environment = {**self.environment, "NETSCRIPT_PORT": str(self.port)}
@@ -66,7 +77,8 @@ def shop(tmp_path: Path, sqlite_url: str) -> Iterator[Shop]:
 
 
 def test_what_is_fired_tested_and_replayed_is_told(shop: Shop) -> None:
-    assert [one["id"] for one in shop.json("triggers", "list")["triggers"]] == ["by-hand", "orders"]
+    listed = [one["id"] for one in shop.json("triggers", "list")["triggers"]]
+    assert listed == ["by-hand", "orders", "tenants"]
     fired = shop.json(
         "triggers", "fire", "by-hand", "--payload", '{"order": "o"}', "--reason", "a call",
         "--wait", "10",
@@ -79,6 +91,13 @@ def test_what_is_fired_tested_and_replayed_is_told(shop: Shop) -> None:
     assert (tested["status"], tested["event"]["status"]) == (202, "completed")
     bad = shop.call("triggers", "test", "orders", "--payload", '{"order": "bad"}', code=1)
     assert 'There is no job "nobody"' in bad.stdout
+
+    tenant = ("triggers", "test", "tenants")
+    tested_too = shop.json(*tenant, "--path", "/webhooks/acme/orders")
+    assert (tested_too["status"], tested_too["event"]["status"]) == (202, "completed")
+    assert "each parameter filled in" in shop.call(*tenant, code=2).stderr
+    shop.call(*tenant, "--path", "/webhooks/acme", code=2)
+    assert "no secret" in shop.call(*tenant, "--path", "/webhooks/other/orders", code=1).stderr
 
     (dead,) = shop.json("events", "list", "--status", "dead")["events"]
     again = shop.call("events", "replay", dead["id"])
