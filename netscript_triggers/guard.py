@@ -87,7 +87,7 @@ class Guard(HttpToolsProtocol):
 
     # What the transport calls.
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn narrows it
         """Make room for it, and wait for its first request."""
         super().connection_made(transport)
         if len(self.connections) > self.watch.limits.connections and not self.watch.make_room():

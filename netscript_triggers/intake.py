@@ -227,7 +227,7 @@ class Intake(Generic[T]):
                     pass
             except BaseException as error:  # noqa: BLE001 - nobody else would take the turn
                 # Without the traceback, which may show what was delivered.
-                logger.error("the intake lost a step: %s", type(error).__name__)  # noqa: TRY400
+                logger.error("the intake lost a step: %s", type(error).__name__)  # noqa: TRY400 - no trace
                 with self._changed:
                     if self._holder == mine:
                         self._end_turn()

@@ -34,7 +34,10 @@ _SETTLE_LOOK = 0.005
 
 
 class Contestant:
-    """A job queue with one no-op job, as its own documentation would set it up."""
+    """A job queue with one no-op job, as its own documentation would set it up.
+
+    What one can't do it leaves out: the roster does not ask for it.
+    """
 
     def setup(self) -> Any:
         """Make its schema; the store is empty."""

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, TextClause, text
 from netscript_triggers.events import EventStatus
 from netscript_workers.errors import EventNotFoundError, PayloadInvalidError, StateError
 from netscript_workers.ids import is_id, new_id
-from netscript_workers.store.bulk import CHUNK, Changed
+from netscript_workers.store.bulk import Changed, ids_in_chunks
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.engine import Store
 
@@ -25,7 +25,6 @@ REPLAYABLE = (
     EventStatus.DEFERRED,
 )
 _STATES = ", ".join(f"'{status.value}'" for status in REPLAYABLE)
-_FIRST_ID = "00000000-0000-0000-0000-000000000000"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,30 +177,10 @@ def _as_new(
 def _chunks(store: Store, wanted: EventFilter, ids: Sequence[str] | None) -> Iterator[list[str]]:
     """Yield the ids that meet the filter now, in their order."""
     if wanted.names_nothing():
-        return
+        return iter(())
     conditions, bound = wanted.conditions()
-    conditions += ["received_at <= :began", "id > :after"]
-    if ids is not None:
-        conditions.append(f"id IN {store.dialect.members('ids', 'id')}")
-    statement = text(
-        f"SELECT id FROM netscript_trigger_events WHERE {' AND '.join(conditions)} "
-        "ORDER BY id LIMIT :chunk"
-    )
-    with store.read() as conn:
-        bound = {**bound, "began": store.now(conn), "chunk": CHUNK}
-    groups = [None] if ids is None else [ids[n : n + CHUNK] for n in range(0, len(ids), CHUNK)]
-    for group in groups:
-        asked = bound if group is None else {**bound, "ids": json.dumps(group)}
-        after, full = _FIRST_ID, True
-        while full:
-            with store.read() as conn:
-                found = [
-                    str(id_) for id_ in conn.execute(statement, {**asked, "after": after}).scalars()
-                ]
-            full = len(found) == CHUNK
-            if found:
-                after = found[-1]
-                yield found
+    conditions.append("received_at <= :began")
+    return ids_in_chunks(store, "netscript_trigger_events", conditions, bound, ids)
 
 
 _STATUS = text("SELECT status FROM netscript_trigger_events WHERE id = :id")

@@ -15,8 +15,8 @@ _SHA1 = Mac("sha1")
 _SHA512 = Mac("sha512")
 
 
-def _header(name: str, prefix: str = "", **more: object) -> SignatureHeader:
-    return SignatureHeader(headers=(name,), prefix=prefix, **more)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+def _header(name: str, prefix: str = "") -> SignatureHeader:
+    return SignatureHeader(headers=(name,), prefix=prefix)
 
 
 def _base64(name: str, prefix: str = "") -> SignatureHeader:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sqlalchemy import text
 
@@ -96,10 +97,29 @@ def _chunks(
 ) -> Iterator[list[str]]:
     """Yield the ids that meet the filter now, in their order."""
     if wanted.names_nothing():
-        return
+        return iter(())
     conditions, bound = wanted.conditions()
     since = "finished_at" if table == "netscript_execution_history" else "created_at"
-    conditions += [f"{since} <= :began", "id > :after"]
+    return ids_in_chunks(store, table, [*conditions, f"{since} <= :began"], bound, ids)
+
+
+def ids_in_chunks(
+    store: Store,
+    table: str,
+    conditions: Sequence[str],
+    bound: Mapping[str, Any],
+    ids: Sequence[str] | None,
+) -> Iterator[list[str]]:
+    """Yield the ids of the rows that meet the conditions now, in their order, 500 at a time.
+
+    Args:
+        store: Where they are.
+        table: Of which; its ids are in `id`.
+        conditions: All of which a row must meet; `:began` is the present.
+        bound: What stands in them.
+        ids: Only these; None for all.
+    """
+    conditions = [*conditions, "id > :after"]
     if ids is not None:
         conditions.append(f"id IN {store.dialect.members('ids', 'id')}")
     statement = text(
