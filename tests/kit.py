@@ -128,6 +128,20 @@ def status(store: Store, execution_id: str) -> str:
     return detail(store, execution_id).execution.status.value
 
 
+def waiting_for_locks(store: Store) -> int:
+    """Return how many of this PostgreSQL database wait for a lock.
+
+    `pg_locks` lists those of every database of the server, and other tests' are there too.
+    """
+    return int(
+        scalar(
+            store,
+            "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) "
+            "WHERE NOT granted AND datname = current_database()",
+        )
+    )
+
+
 def scalar(store: Store, sql: str, **bound: Any) -> Any:
     """Return one value."""
     with store.read() as conn:

@@ -19,7 +19,7 @@ from netscript_workers.store.engine import Store
 from netscript_workers.store.retention import Retention, prune
 from netscript_workers.testing import ManualClock
 from tests.edge import charge, open_edge, trigger
-from tests.kit import Hand, detail, ended, new, put, rows, run, scalar
+from tests.kit import Hand, detail, ended, new, put, rows, run, scalar, waiting_for_locks
 from tests.support import eventually_async
 
 pytestmark = pytest.mark.fresh_database
@@ -121,8 +121,7 @@ async def test_a_users_open_transaction_holds_up_its_own_key_and_no_other(
             # Whoever had to wait for the key would have waited as long as it is held: 2 s and more.
             assert took < 2.0
             assert not waiting.done()
-            locks = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-            await eventually_async(lambda: scalar(store, locks), what="the one to wait")
+            await eventually_async(lambda: waiting_for_locks(store), what="the one to wait")
             if end == "never":
                 answer = await waiting
                 assert answer.status_code == 503

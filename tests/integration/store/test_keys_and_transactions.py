@@ -17,10 +17,18 @@ from netscript_workers.store.engine import Store
 from netscript_workers.testing import ManualClock
 from tests.integration.store.crowds import leave_notes
 from tests.integration.store.scenes import no_folder
-from tests.kit import Hand, assert_slots_exact, ended, new, put, scalar, status, sweep
+from tests.kit import (
+    Hand,
+    assert_slots_exact,
+    ended,
+    new,
+    put,
+    scalar,
+    status,
+    sweep,
+    waiting_for_locks,
+)
 from tests.support import eventually
-
-WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted"
 
 
 @job(id="a")
@@ -103,7 +111,7 @@ def test_who_looks_while_the_end_is_being_stored_lets_the_next_in(
             second = second_of_key(session)
             session.commit()
         look = pool.submit(looking.claim, 5)
-        eventually(lambda: scalar(store, WAITING), what="the look to wait for the key's slot")
+        eventually(lambda: waiting_for_locks(store), what="the look to wait for the key's slot")
         may_go_on.set()
         assert end.result().stale == set()
         assert [claim.id for claim in look.result()] == [second]
@@ -163,7 +171,7 @@ def test_ends_do_not_wait_for_a_user_who_holds_a_keyed_enqueue_open(postgres_url
                 return count
 
             assert pool.submit(drain).result(20) == 10
-        assert scalar(store, WAITING) == 0
+        assert waiting_for_locks(store) == 0
         assert_slots_exact(store)
         session.commit()
     assert hand.claim_one().id == open_one

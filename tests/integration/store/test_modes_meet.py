@@ -19,11 +19,9 @@ from netscript_workers.domain import Enqueued, NewExecution
 from netscript_workers.store import outbox
 from netscript_workers.store.engine import Store
 from netscript_workers.store.outbox import Submission
-from tests.kit import Hand, assert_slots_exact, ended, put, scalar, status, sweep
+from tests.kit import Hand, assert_slots_exact, ended, put, status, sweep, waiting_for_locks
 from tests.modes import MODES, a, again, arrive, assert_clean, payload, ready
 from tests.support import eventually
-
-WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted"
 
 
 @pytest.fixture
@@ -160,7 +158,7 @@ def test_an_arrival_leaves_one_that_runs_alone_and_its_end_waits_for_nobody(
         (more,) = enqueue(session, again("rerun_if_running"))
         assert not more.duplicate
         assert pool.submit(hand.end, claim).result(10).stale == set()
-        assert scalar(store, WAITING) == 0
+        assert waiting_for_locks(store) == 0
         session.commit()
     assert hand.claim_one().id == more.execution_id
     engine.dispose()

@@ -12,10 +12,8 @@ from sqlalchemy import Connection, event
 from netscript_workers.store import gates, sweeping
 from netscript_workers.store.engine import Store
 from tests.chaos.races import claim_one_key_at_once, enqueue_crosswise
-from tests.kit import Hand, ended, new, put, run, scalar, sweep
+from tests.kit import Hand, ended, new, put, run, sweep, waiting_for_locks
 from tests.support import eventually
-
-WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted"
 
 
 def once(conn: Connection, moment: str, part: str, do: Callable[[], object]) -> None:
@@ -58,7 +56,7 @@ def test_ticks_that_make_gates_at_the_same_instant_do_not_deadlock(
 
         def meet() -> None:
             beside.append(others.submit(lock, both))
-            eventually(lambda: scalar(store, WAITING), what="another that waits for the new gate")
+            eventually(lambda: waiting_for_locks(store), what="another that waits for the new gate")
 
         with store.begin() as conn:
             making = "INSERT INTO netscript_job_gates"
@@ -80,7 +78,7 @@ def test_the_sweep_beside_a_tick_that_makes_a_slot_does_not_deadlock(postgres_ur
 
         def tick() -> None:
             beside.append(others.submit(hand.tick, ended(claim), slots=5))
-            eventually(lambda: scalar(store, WAITING), what="a tick that waits for a slot")
+            eventually(lambda: waiting_for_locks(store), what="a tick that waits for a slot")
 
         beside: list[Future[Any]] = []
         with store.begin() as conn:

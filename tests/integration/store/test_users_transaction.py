@@ -28,7 +28,7 @@ from netscript_workers.store import transaction
 from netscript_workers.store.engine import Store
 from netscript_workers.store.lifelines import Lifeline, folder
 from netscript_workers.store.wake import Waiter
-from tests.kit import Hand, new, put, scalar
+from tests.kit import Hand, new, put, scalar, waiting_for_locks
 from tests.support import eventually, eventually_async
 
 EXECUTIONS = "SELECT count(*) FROM netscript_executions"
@@ -208,8 +208,7 @@ def test_who_waits_for_a_key_that_is_rolled_back_gets_it(postgres_url: str) -> N
     with Session(engine) as session:
         enqueue(session, enqueue_job(mail, {}, idempotency_key="1"))
         waiting.start()
-        locks = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-        eventually(lambda: scalar(store, locks), what="the second to wait for the key")
+        eventually(lambda: waiting_for_locks(store), what="the second to wait for the key")
         session.rollback()
     waiting.join(5)
     assert told == [False]

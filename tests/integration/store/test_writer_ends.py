@@ -22,7 +22,7 @@ from netscript_workers.store.gather import Gatherer
 from netscript_workers.store.idempotency import Key
 from netscript_workers.store.outbox import Receipt, Submission
 from netscript_workers.store.writer import PATIENT_CONNECTIONS, Writer
-from tests.kit import new, put, run, scalar
+from tests.kit import new, put, run, scalar, waiting_for_locks
 from tests.support import eventually
 
 EXECUTIONS = "SELECT count(*) FROM netscript_executions"
@@ -184,8 +184,7 @@ def test_closing_waits_for_one_that_waits_for_a_key(postgres_url: str) -> None:
     with ThreadPoolExecutor(1) as pool:
         with users_transaction(store, "k"):
             waiting = writer.submit(keyed("k"))
-            locks = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-            eventually(lambda: scalar(store, locks), what="the item to wait")
+            eventually(lambda: waiting_for_locks(store), what="the item to wait")
             closing = pool.submit(writer.close)
         closing.result(10)
     assert waiting.result(0).enqueued
