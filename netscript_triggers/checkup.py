@@ -231,7 +231,7 @@ def _is_netscript(settings: Settings) -> bool:
         answer = httpx.get(
             f"http://{host}:{settings.port}/health", trust_env=False, timeout=_KNOCK_SECONDS
         )
-        return answer.json().get("status") == "ok"
+        return bool(answer.json().get("status") == "ok")
     except (httpx.HTTPError, ValueError, AttributeError):
         return False
 
