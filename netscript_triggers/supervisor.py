@@ -26,8 +26,9 @@ _WELL_AFTER_SECONDS = 10.0
 class _Child:
     """One process, started again when it ends by itself."""
 
-    def __init__(self, name: str, command: Sequence[str]) -> None:
+    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self.name = name
+        self._environment = environment
         self._command = [sys.executable, "-m", "netscript_triggers", *command]
         self._backoff = _FIRST_BACKOFF
         self._again_at: float | None = None
@@ -36,7 +37,9 @@ class _Child:
     def start(self) -> None:
         # It ends when its standard input does, which the kernel closes even if we are killed.
         # A group of its own: Ctrl-C is ours to pass on, and comes once.
-        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, process_group=0)
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, process_group=0, env=self._environment
+        )
         self._started = time.monotonic()
         self._again_at = None
 
@@ -75,11 +78,14 @@ class _Child:
             self._process.stdin.close()
 
 
-def supervise(commands: Mapping[str, Sequence[str]], *, watch: Path | None) -> int:
+def supervise(
+    commands: Mapping[str, Sequence[str]], *, environment: Mapping[str, str], watch: Path | None
+) -> int:
     """Run commands of `netscript` as children until told to stop; return the exit code.
 
     Args:
         commands: By name.
+        environment: What they inherit.
         watch: A folder whose changes restart them; None for no watching.
     """
     stopped = threading.Event()
@@ -89,7 +95,7 @@ def supervise(commands: Mapping[str, Sequence[str]], *, watch: Path | None) -> i
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    children = [_Child(name, command) for name, command in commands.items()]
+    children = [_Child(name, command, environment) for name, command in commands.items()]
     try:
         for changed in _rounds(watch, stopped):
             if changed:
@@ -113,7 +119,7 @@ def _rounds(place: Path | None, stopped: threading.Event) -> Iterator[set[str]]:
         return
     for changes in watch_files(
         place,
-        watch_filter=PythonFilter(extra_extensions=(".toml",)),
+        watch_filter=PythonFilter(extra_extensions=(".toml", ".env")),
         stop_event=stopped,
         rust_timeout=_LOOK_MILLISECONDS,
         yield_on_timeout=True,

@@ -9,10 +9,12 @@ import typer
 
 from netscript_triggers.cli import (
     database,
+    doctor,
     events,
     executions,
     jobs,
     operating,
+    project,
     run,
     topics,
     triggers,
@@ -31,6 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+project.add_to(app)
 run.add_to(app)
 app.add_typer(database.app, name="db")
 app.add_typer(jobs.app, name="jobs")
@@ -39,6 +42,7 @@ app.add_typer(triggers.app, name="triggers")
 app.add_typer(events.app, name="events")
 app.add_typer(topics.app, name="topics")
 app.add_typer(workers.app, name="workers")
+app.command()(doctor.doctor)
 app.command()(operating.explain)
 app.command()(verify.verify)
 

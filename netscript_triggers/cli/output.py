@@ -26,13 +26,15 @@ def complain(error: NetscriptError) -> None:
 
 
 def load_settings(project: Path, **flags: Any) -> Settings:
-    """Read the project's settings; a bad one is wrong usage, exit code 2."""
+    """Read the project's `.env` and settings; a bad one is wrong usage, exit code 2."""
+    from netscript_triggers.cli.environment import load_environment
     from netscript_workers.settings import Settings
 
     if not project.is_dir():
         typer.echo(f"netscript: there is no folder {project}.", err=True)
         raise typer.Exit(2)
     try:
+        load_environment(project)
         return Settings.load(project, **flags)
     except ConfigurationError as error:
         complain(error)

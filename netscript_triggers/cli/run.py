@@ -36,6 +36,7 @@ def dev(
     log_level: LogLevel = "info",
 ) -> None:
     """Migrate, then run server and worker, restarted when a file changes."""
+    from netscript_triggers.cli.environment import inherited
     from netscript_triggers.supervisor import supervise
     from netscript_workers.store.migrations import upgrade
 
@@ -45,7 +46,8 @@ def dev(
     shared = ["--project", str(project), "--log-level", log_level, "--supervised"]
     address = ["--host", settings.host, "--port", str(settings.port)]
     commands = {"serve": ["serve", "--dev", *address, *shared], "worker": ["worker", *shared]}
-    code = supervise(commands, watch=settings.project_dir if reload else None)
+    watched = settings.project_dir if reload else None
+    code = supervise(commands, environment=inherited(), watch=watched)
     raise typer.Exit(code)
 
 
@@ -61,6 +63,7 @@ def serve(
 ) -> None:
     """Serve webhooks and the API; run any number of these."""
     from netscript_triggers.app import run_server
+    from netscript_triggers.cli.welcome import welcome
 
     _log(log_level)
     settings = load_settings(project, host=host, port=port)
@@ -68,7 +71,10 @@ def serve(
         _end_with_parent()
 
     def announce(url: str) -> None:
-        typer.echo(f"netscript listens at {url}")
+        if supervised:
+            welcome(settings, url)
+        else:
+            typer.echo(f"netscript listens at {url}")
 
     raise typer.Exit(run_server(settings, dev=accept_memory, on_start=announce))
 

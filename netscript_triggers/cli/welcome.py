@@ -1,0 +1,67 @@
+"""What `netscript dev` shows once it answers: where things are, and what would not work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from netscript_triggers.definitions import AnyTrigger, WebhookDefinition
+    from netscript_workers.jobs import JobDefinition
+    from netscript_workers.settings import Settings
+
+
+def welcome(settings: Settings, url: str) -> None:
+    """Print it."""
+    from netscript_triggers.registry import discover_triggers
+    from netscript_workers.registry import discover_jobs
+    from netscript_workers.store.engine import masked
+
+    jobs = discover_jobs(settings.project_dir, settings.jobs_dir)
+    triggers = discover_triggers(settings.project_dir, settings.triggers_dir, dev=True)
+    typer.echo(f"netscript listens at {url}")
+    typer.echo(f"  database  {masked(settings.url)}")
+    typer.echo(f"  loaded    {_count(len(triggers), 'trigger')}, {_count(len(jobs), 'job')}")
+    lines = [*_triggers(triggers.values()), *_crons(jobs.values())]
+    widths = [max(len(line[column]) for line in lines) for column in range(3)] if lines else []
+    for line in lines:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
+        typer.echo(f"  {'  '.join([*cells, line[3]])}".rstrip())
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _triggers(triggers: Any) -> Iterator[tuple[str, str, str, str]]:
+    from netscript_triggers.definitions import WebhookDefinition
+
+    trigger: AnyTrigger
+    for trigger in triggers:
+        if isinstance(trigger, WebhookDefinition):
+            where = f"{' '.join(trigger.methods)} {trigger.path}"
+            yield where, trigger.id, trigger.verifier.name, _secret(trigger)
+        else:
+            yield trigger.kind, trigger.id, "", ""
+
+
+def _secret(webhook: WebhookDefinition[Any]) -> str:
+    from netscript_triggers.secrets import secrets_of
+
+    if callable(webhook.secret_env) or not webhook.verifier.needs_secret:
+        return ""
+    names = ", ".join(webhook.secret_env)
+    return names if secrets_of(webhook, os.environ) else f"{names} IS NOT SET"
+
+
+def _crons(jobs: Any) -> Iterator[tuple[str, str, str, str]]:
+    from netscript_workers.schedules import preview
+
+    job: JobDefinition[Any, Any]
+    for job in jobs:
+        if job.schedule is not None and job.enabled:
+            upcoming = [f"{one.at:%Y-%m-%d %H:%M %Z}" for one in preview(job.schedule, 1)]
+            yield job.schedule.cron or "", job.id, job.schedule.timezone, f"next {upcoming[0]}"
