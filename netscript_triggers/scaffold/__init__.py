@@ -21,10 +21,7 @@ _TEMPLATE = ".j2"
 _PRIVATE = frozenset({".env"})
 _SAMPLES = ("jobs/process_payment.py", "triggers/payment_webhook.py")
 # What a bare project does without.
-_EXTRAS = (
-    "deploy/", "tests/", "Dockerfile", "compose.yaml", ".dockerignore", "jobs/health_check.py",
-    "README.md",
-)  # fmt: skip
+_EXTRAS = ("deploy/", "tests/", "jobs/health_check.py", "README.md")
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
 SECRET_BYTES = 32
 
@@ -75,7 +72,7 @@ def write_project(place: Path, *, bare: bool = False) -> Written:
     if place.exists() and not place.is_dir():
         raise ConfigurationError(f"{place} is a file.", hint="Name a folder.")
     name = re.sub(r"[^a-z0-9]+", "-", place.absolute().name.lower()).strip("-") or "project"
-    values = {"name": name, "secret": new_secret(), "token": new_secret()}
+    values = {"name": name, "secret": new_secret()}
     made: list[str] = []
     kept: list[str] = []
     for path, content in sorted(_project(values).items()):

@@ -38,9 +38,9 @@ def test_what_is_there_is_kept(tmp_path: Path) -> None:
     first = write_project(tmp_path)
     assert not first.kept
     (tmp_path / "jobs" / "process_payment.py").write_text("mine = 1\n")
-    (tmp_path / "compose.yaml").unlink()
+    (tmp_path / ".gitignore").unlink()
     second = write_project(tmp_path)
-    assert second.made == ("compose.yaml",)
+    assert second.made == (".gitignore",)
     assert set(second.made) | set(second.kept) == set(first.made)
     assert (tmp_path / "jobs" / "process_payment.py").read_text() == "mine = 1\n"
 
