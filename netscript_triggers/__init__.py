@@ -10,12 +10,21 @@ if TYPE_CHECKING:
     from netscript_triggers.circuits import Circuit
     from netscript_triggers.definitions import (
         ManualDefinition,
+        ScheduleDefinition,
         TriggerContext,
         TriggerDefinition,
         WebhookDefinition,
     )
-    from netscript_triggers.events import EventStatus, ManualEvent, TriggerEvent, WebhookEvent
+    from netscript_triggers.events import (
+        EventStatus,
+        ManualEvent,
+        ScheduledTime,
+        ScheduleEvent,
+        TriggerEvent,
+        WebhookEvent,
+    )
     from netscript_triggers.manual import define_manual_trigger, manual_trigger
+    from netscript_triggers.schedules import define_schedule, schedule
     from netscript_triggers.verifiers import RawRequest, Verified, Verifier
     from netscript_triggers.verifiers.hmac import HmacVerifier
     from netscript_triggers.webhooks import define_webhook, webhook
@@ -33,6 +42,9 @@ __all__ = [
     "ManualDefinition",
     "ManualEvent",
     "RawRequest",
+    "ScheduleDefinition",
+    "ScheduleEvent",
+    "ScheduledTime",
     "TriggerContext",
     "TriggerDefinition",
     "TriggerEvent",
@@ -43,10 +55,12 @@ __all__ = [
     "WebhookEvent",
     "defer",
     "define_manual_trigger",
+    "define_schedule",
     "define_webhook",
     "enqueue_batch",
     "enqueue_job",
     "manual_trigger",
+    "schedule",
     "webhook",
 ]
 
@@ -61,6 +75,9 @@ _HOMES = {
     "ManualDefinition": "netscript_triggers.definitions",
     "ManualEvent": "netscript_triggers.events",
     "RawRequest": "netscript_triggers.verifiers",
+    "ScheduleDefinition": "netscript_triggers.definitions",
+    "ScheduleEvent": "netscript_triggers.events",
+    "ScheduledTime": "netscript_triggers.events",
     "TriggerContext": "netscript_triggers.definitions",
     "TriggerDefinition": "netscript_triggers.definitions",
     "TriggerEvent": "netscript_triggers.events",
@@ -71,10 +88,12 @@ _HOMES = {
     "WebhookEvent": "netscript_triggers.events",
     "defer": "netscript_triggers.actions",
     "define_manual_trigger": "netscript_triggers.manual",
+    "define_schedule": "netscript_triggers.schedules",
     "define_webhook": "netscript_triggers.webhooks",
     "enqueue_batch": "netscript_workers.batches",
     "enqueue_job": "netscript_workers.actions",
     "manual_trigger": "netscript_triggers.manual",
+    "schedule": "netscript_triggers.schedules",
     "webhook": "netscript_triggers.webhooks",
 }
 

@@ -1,4 +1,4 @@
-"""What a trigger is: the frozen value that `@webhook` or `@manual_trigger` makes."""
+"""What a trigger is: the frozen value that `@webhook`, `@schedule` or `@manual_trigger` makes."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from netscript_triggers.verifiers import RawRequest, Verifier
 from netscript_workers.addresses import AllowList
 from netscript_workers.rates import Rate
 from netscript_workers.retries import Retry
+from netscript_workers.schedules import Schedule
 
 R = TypeVar("R", default=Any)
 
@@ -96,6 +97,15 @@ class WebhookDefinition(TriggerDefinition[R]):
 
     def __repr__(self) -> str:
         return f"<webhook {self.id!r} at {self.path} from {self.source}>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class ScheduleDefinition(TriggerDefinition[R]):
+    """A trigger that is fired by the clock."""
+
+    kind: ClassVar[str] = "schedule"
+
+    schedule: Schedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)

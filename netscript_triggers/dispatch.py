@@ -21,6 +21,9 @@ from netscript_workers.options import MAX_KEY_LENGTH
 
 COMPLETED = Disposition(status=EventStatus.COMPLETED)
 FILTERED = Disposition(status=EventStatus.COMPLETED, reason="filtered")
+UNSTORABLE = Disposition(
+    status=EventStatus.DEAD, error="The database can't hold one of its actions."
+)
 
 # What is to be stored of a handler run, and where its event then stands.
 Handled: TypeAlias = tuple[NewWork, Disposition]

@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Generic
 
-from typing_extensions import TypeVar
+from typing_extensions import TypedDict, TypeVar
 
 P = TypeVar("P", default=Any)
 
@@ -23,6 +23,11 @@ class EventStatus(StrEnum):
     COMPLETED = "completed"
     DEAD = "dead"
 
+    @property
+    def is_final(self) -> bool:
+        """Whether it stays as it is, unless somebody replays it."""
+        return self in (EventStatus.COMPLETED, EventStatus.DEAD)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TriggerEvent(Generic[P]):
@@ -31,7 +36,7 @@ class TriggerEvent(Generic[P]):
     Attributes:
         id: The event's id.
         trigger_id: Which trigger took it.
-        kind: `webhook` or `manual`.
+        kind: `webhook`, `schedule` or `manual`.
         status: Where it stands while the handler runs.
         payload: The parsed body, or an instance of the trigger's model.
         headers: By lower-case name, without signatures and credentials.
@@ -112,3 +117,29 @@ class WebhookEvent(TriggerEvent[P]):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManualEvent(TriggerEvent[P]):
     """An event that somebody fired by hand."""
+
+
+class ScheduledTime(TypedDict):
+    """The payload of a schedule's event.
+
+    Attributes:
+        scheduled_for: The instant it is for, in RFC 3339, UTC: the same, however late it is run.
+        local_time: The same in the schedule's zone, with its offset.
+        timezone: That zone.
+        note: What a clock change had to do with it, or that it was made up for later.
+    """
+
+    scheduled_for: str
+    local_time: str
+    timezone: str
+    note: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleEvent(TriggerEvent[ScheduledTime]):
+    """An event that a clock made."""
+
+    @property
+    def scheduled_for(self) -> datetime:
+        """The instant it is for, in UTC."""
+        return datetime.fromisoformat(self.payload["scheduled_for"])

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
-from netscript_triggers.definitions import AnyTrigger
+from sqlalchemy import Connection
+
+from netscript_triggers.definitions import AnyTrigger, ScheduleDefinition
 from netscript_triggers.events import EventStatus
 from netscript_triggers.records import TriggerRecord
 from netscript_triggers.restoring import check_given, class_of
+from netscript_triggers.schedules import at_instant, complete_time, instant_name
 from netscript_triggers.store import inbox
 from netscript_triggers.store.inbox import Disposition
+from netscript_triggers.store.schedules import check_instant
 from netscript_workers.clock import SYSTEM_CLOCK, from_micros
 from netscript_workers.errors import PayloadInvalidError, StateError
 from netscript_workers.ids import new_id
@@ -35,6 +40,19 @@ class FireConflictError(StateError):
         )
 
 
+class DisabledError(StateError):
+    """The trigger is disabled."""
+
+    code = "disabled"
+
+    def __init__(self, trigger_id: str) -> None:
+        """Name the trigger."""
+        super().__init__(
+            f'Trigger "{trigger_id}" is disabled.',
+            hint=f"Enable it: netscript triggers enable {trigger_id}",
+        )
+
+
 PENDING = Disposition(status=EventStatus.PENDING, delay=0.0)
 
 
@@ -44,12 +62,15 @@ def check_payload(record: TriggerRecord, triggers: Mapping[str, AnyTrigger], pay
     Args:
         record: The trigger, as it is registered.
         triggers: Those this process has code for; of others the registered schema decides.
-        payload: Any JSON.
+        payload: Any JSON; of a schedule, what is left out is filled in.
 
     Raises:
         PayloadInvalidError: The model refuses it.
     """
-    if (trigger := triggers.get(record.id)) is not None:
+    if record.kind == ScheduleDefinition.kind:
+        now = from_micros(SYSTEM_CLOCK.now())
+        payload = complete_time(payload, record.definition["timezone"], now)
+    elif (trigger := triggers.get(record.id)) is not None:
         check_given(trigger, payload)
     elif record.payload_schema is not None:
         check_schema(f'{record.kind} "{record.id}"', record.payload_schema, payload)
@@ -59,43 +80,85 @@ def check_payload(record: TriggerRecord, triggers: Mapping[str, AnyTrigger], pay
         raise PayloadInvalidError(f"The payload: {error}") from None
 
 
-def fired(
-    record: TriggerRecord, body: bytes, *, key: str | None = None, note: str | None = None
+def new_event(
+    conn: Connection,
+    record: TriggerRecord,
+    triggers: Mapping[str, AnyTrigger],
+    payload: Any,
+    *,
+    now: int,
+    key: str | None = None,
+    instant: datetime | None = None,
+    note: str | None = None,
 ) -> tuple[str, Submission]:
-    """Return the id of a new event of a trigger, and what stores it; its handler is due at once.
+    """Return the id of a new event that somebody wants, and what stores it.
 
     Args:
-        record: The trigger.
-        body: What `check_payload` has made of the payload.
+        conn: A connection.
+        record: The trigger, as it is registered.
+        triggers: Those this process has code for.
+        payload: Any JSON that the trigger's model takes.
+        now: The database's present, in microseconds since the epoch.
         key: A second fire with it is the same one, within the window of idempotency keys.
+        instant: Of a schedule: it is run for this one, unless it was run already.
         note: Why, in somebody's words.
 
     Raises:
-        StateError: The trigger is disabled.
+        PayloadInvalidError: The model refuses the payload.
+        StateError: The trigger is disabled, or it has no such instant.
     """
+    if instant is not None:
+        check_instant(conn, record, instant, from_micros(now))
+        if key is not None:
+            raise PayloadInvalidError(
+                "scheduled_for and idempotency_key don't go together: an instant is a key itself."
+            )
+        payload = at_instant(payload, instant)
+    body = check_payload(record, triggers, payload)
+    return _fired(record, body, key=key, instant=instant, note=note)
+
+
+def _fired(
+    record: TriggerRecord,
+    body: bytes,
+    *,
+    key: str | None = None,
+    instant: datetime | None = None,
+    note: str | None = None,
+) -> tuple[str, Submission]:
     if not record.enabled:
-        raise StateError(
-            f'Trigger "{record.id}" is disabled.',
-            hint=f"Enable it: netscript triggers enable {record.id}",
-        )
-    received_at = SYSTEM_CLOCK.now()
-    # Not to be taken for a sender's delivery.
-    name = None if key is None else f"fire:{key}"
+        raise DisabledError(record.id)
+    received_at, id_ = SYSTEM_CLOCK.now(), new_id()
+    guard = None
+    if instant is not None:
+        guard = instant_key(record.id, instant, id_)
+    elif key is not None:  # not to be taken for a sender's delivery
+        fingerprint = hashlib.sha256(body).hexdigest()
+        guard = Key(f"trigger:{record.id}", f"fire:{key}", fingerprint, id_)
     event = class_of(record.kind)(
-        id=new_id(),
+        id=id_,
         trigger_id=record.id,
         kind=record.kind,
         status=EventStatus.PENDING,
         payload=None,
         headers={},
         body=body,
-        idempotency_key=name,
+        idempotency_key=None if guard is None else guard.key,
         attempt=1,
         received_at=from_micros(received_at),
         note=note,
     )
-    guard = None
-    if name is not None:
-        guard = Key(f"trigger:{record.id}", name, hashlib.sha256(body).hexdigest(), event.id)
     companion = inbox.companion(event, PENDING, received_at, by_hand=True)
     return event.id, Submission(guard=guard, companion=companion)
+
+
+def instant_key(trigger_id: str, at: datetime, event_id: str) -> Key:
+    """Return what an event takes that is the one of an instant of a schedule.
+
+    Args:
+        trigger_id: The schedule's trigger.
+        at: The instant.
+        event_id: Of the event.
+    """
+    name = instant_name(at)
+    return Key(f"trigger:{trigger_id}", name, hashlib.sha256(name.encode()).hexdigest(), event_id)

@@ -145,6 +145,41 @@ class TriggerRecord:
     registered_at: datetime
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstantRecord:
+    """An instant of a schedule.
+
+    Attributes:
+        local_time: In the schedule's zone, with its offset.
+        note: What a clock change has to do with it, or why it was passed over.
+        outcome: `fired` or `skipped`; None if it is to come.
+        event_id: The event that it became.
+    """
+
+    scheduled_for: datetime
+    local_time: str
+    note: str | None = None
+    outcome: str | None = None
+    event_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreviewRecord:
+    """When a schedule is due.
+
+    Attributes:
+        words: The same for people.
+        next: Instants to come.
+        recent: Those that came last, the last one first.
+    """
+
+    trigger_id: str
+    words: str
+    timezone: str
+    next: tuple[InstantRecord, ...]
+    recent: tuple[InstantRecord, ...]
+
+
 def shown(record: TriggerRecord) -> dict[str, Any]:
     """Return a trigger and its options as one object."""
     facts: dict[str, Any] = plain(record)

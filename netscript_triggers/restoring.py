@@ -12,6 +12,7 @@ from netscript_triggers.events import (
     CloudEvent,
     EventStatus,
     ManualEvent,
+    ScheduleEvent,
     TriggerEvent,
     WebhookEvent,
 )
@@ -23,7 +24,11 @@ from netscript_workers.errors import PayloadInvalidError
 from netscript_workers.payloads import invalid_payload
 from netscript_workers.strict_json import MalformedError, parse
 
-_CLASSES: dict[str, type[TriggerEvent[Any]]] = {"webhook": WebhookEvent, "manual": ManualEvent}
+_CLASSES: dict[str, type[TriggerEvent[Any]]] = {
+    "webhook": WebhookEvent,
+    "schedule": ScheduleEvent,
+    "manual": ManualEvent,
+}
 
 
 def class_of(kind: str) -> type[TriggerEvent[Any]]:

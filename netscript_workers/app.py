@@ -20,7 +20,14 @@ from netscript_workers.jobs import JobDefinition
 from netscript_workers.loops import run_loop
 from netscript_workers.memory import spare_what_stays
 from netscript_workers.registry import discover_jobs
-from netscript_workers.scheduler import JOB, Scheduler, declared_jobs, job_target
+from netscript_workers.scheduler import (
+    JOB,
+    MoreSchedules,
+    Scheduler,
+    Schedules,
+    declared_jobs,
+    job_target,
+)
 from netscript_workers.settings import Settings
 from netscript_workers.store import definitions, migrations, topics
 from netscript_workers.store.definitions import StoredCatalog
@@ -84,35 +91,48 @@ def worker_options(settings: Settings, *, has_folder: bool = True) -> WorkerOpti
     )
 
 
-def run_worker(settings: Settings) -> int:
+def run_worker(settings: Settings, schedules: MoreSchedules | None = None) -> int:
     """Run a worker until it is told to stop; return the exit code.
 
     The first SIGTERM or SIGINT lets running executions finish, as long as `shutdown_timeout`
     allows; the second ends the process at once, and its executions are rescued.
+
+    Args:
+        settings: The project's.
+        schedules: Which schedules there are besides those of jobs.
 
     Raises:
         NetscriptError: It can't start; the sentence says why.
     """
     store, jobs = open_project(settings)
     spare_what_stays()
-    run_loop(lambda: _work(store, jobs, worker_options(settings)))
+    run_loop(lambda: _work(store, jobs, worker_options(settings), schedules))
     store.dispose()
     return 0
 
 
-def run_scheduler(settings: Settings) -> int:
+def run_scheduler(settings: Settings, schedules: MoreSchedules | None = None) -> int:
     """Fire schedules, and run nothing, until told to stop; return the exit code.
 
     The first SIGTERM or SIGINT lets it finish what it fires and say goodbye, as long as
     `shutdown_timeout` allows; the second ends the process at once.
+
+    Args:
+        settings: The project's.
+        schedules: Which schedules there are besides those of jobs.
 
     Raises:
         NetscriptError: It can't start; the sentence says why.
     """
     store, jobs = open_project(settings)
     bell = make_bell(store.parsed_url)
+    more = Schedules() if schedules is None else schedules(store, StoredCatalog(store, jobs))
     scheduler = Scheduler(
-        store, declared_jobs(jobs.values()), {JOB: job_target(jobs)}, on_fired=bell.ring
+        store,
+        [*declared_jobs(jobs.values()), *more.declared],
+        {JOB: job_target(jobs), **more.targets},
+        window=round(settings.idempotency_hours * HOUR),
+        on_fired=bell.ring,
     )
     stopped = threading.Event()
 
@@ -124,7 +144,9 @@ def run_scheduler(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     scheduler.start()
-    logger.info("scheduler %s knows %d jobs", scheduler.id, len(jobs))
+    logger.info(
+        "scheduler %s knows %d jobs and %d triggers", scheduler.id, len(jobs), len(more.declared)
+    )
     stopped.wait()
     logger.info("leaving; once more ends at once")
     scheduler.stop(settings.shutdown_timeout)
@@ -162,11 +184,15 @@ def open_project(settings: Settings, jobs: Jobs | None = None) -> tuple[Store, J
     return store, jobs
 
 
-async def _work(store: Store, jobs: Jobs, options: WorkerOptions) -> None:
+async def _work(
+    store: Store, jobs: Jobs, options: WorkerOptions, schedules: MoreSchedules | None
+) -> None:
     def give_up() -> None:
         _leave(1)
 
-    worker = Worker(store, jobs, options, StoredCatalog(store, jobs), give_up=give_up)
+    worker = Worker(
+        store, jobs, options, StoredCatalog(store, jobs), give_up=give_up, schedules=schedules
+    )
     loop = asyncio.get_running_loop()
     told_before = False
 

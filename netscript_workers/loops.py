@@ -1,10 +1,13 @@
-"""The event loop of our own processes."""
+"""The event loops of our own processes."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def run_loop(main: Callable[[], Any]) -> Any:
@@ -15,3 +18,47 @@ def run_loop(main: Callable[[], Any]) -> Any:
         return asyncio.run(main())
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(main())
+
+
+class LoopThread:
+    """A loop in a thread of its own, where other threads have something done."""
+
+    def __init__(self, name: str) -> None:
+        """Prepare; the thread starts when it is first needed."""
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._lock = threading.Lock()
+
+    def call(self, work: Coroutine[Any, Any, T], seconds: float) -> T:
+        """Do this there, and return what it returns.
+
+        Args:
+            work: What is awaited there.
+            seconds: How long to wait for it; then it is cancelled.
+
+        Raises:
+            TimeoutError: It took longer.
+        """
+        with self._lock:
+            if not self._thread.is_alive():
+                self._thread.start()
+        done = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return done.result(seconds)
+        except TimeoutError:
+            done.cancel()
+            raise
+
+    def close(self) -> None:
+        """End the loop, whatever is under way there; nothing is called after this."""
+        with self._lock:
+            if self._thread.is_alive():
+                self._loop.call_soon_threadsafe(self._loop.stop)
+            else:
+                self._loop.close()
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()

@@ -5,24 +5,27 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from netscript_workers.actions import Cause, enqueue_job, resolve
+from netscript_workers.actions import Cause, JobCatalog, enqueue_job, resolve
 from netscript_workers.clock import MICROSECONDS, from_micros, to_micros, to_rfc3339
 from netscript_workers.domain import TriggeredBy
 from netscript_workers.ids import new_id
 from netscript_workers.instants import Instant
 from netscript_workers.jobs import JobDefinition
-from netscript_workers.schedules import Declared, make_plan, starts_at
+from netscript_workers.schedules import Declared, Plan, make_plan, starts_at
 from netscript_workers.store import fires, schedules
 from netscript_workers.store.definitions import ConnectionCatalog
 from netscript_workers.store.engine import Store
-from netscript_workers.store.fires import Start, Target
+from netscript_workers.store.fires import Start, Target, Unfinished
+from netscript_workers.store.idempotency import DEFAULT_WINDOW
 from netscript_workers.store.outbox import Submission
 from netscript_workers.store.schedules import StoredSchedule
 
@@ -37,6 +40,8 @@ _FIRST_PUT_OFF = 5.0
 _LAST_PUT_OFF = 60.0
 _FIRST_BACKOFF = 0.5
 _LAST_BACKOFF = 30.0
+# Schedules whose user's code runs at a time.
+_PREPARED_AT_A_TIME = 8
 # The wait is not exact, and a look that comes a moment early costs one more.
 _MARGIN_SECONDS = 0.001
 
@@ -48,6 +53,38 @@ def declared_jobs(jobs: Iterable[JobDefinition[Any, Any]]) -> list[Declared]:
         for job in jobs
         if job.schedule is not None and job.enabled
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A kind of schedule whose instants need the user's code first.
+
+    It runs in a thread of its own: no transaction waits for it, and no other schedule.
+
+    Attributes:
+        prepare: Runs it, and returns what stores what came of it. A LookupError puts the schedule
+            off: this process lacks the code.
+        give_up: Returns what stores that the database can't hold what came of it.
+        unfinished: Tells whether some of what was set off before is unfinished.
+        close: Called when the scheduler leaves.
+    """
+
+    prepare: Callable[[StoredSchedule, Sequence[Instant]], Target]
+    give_up: Callable[[StoredSchedule, Sequence[Instant]], Target]
+    unfinished: Unfinished
+    close: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True)
+class Schedules:
+    """More schedules than those of jobs: what is declared, and what their kinds set off."""
+
+    declared: Sequence[Declared] = ()
+    targets: Mapping[str, Prepared] = field(default_factory=dict[str, Prepared])
+
+
+# Says, once there is a database, which schedules there are besides those of jobs.
+MoreSchedules: TypeAlias = Callable[[Store, JobCatalog], Schedules]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +116,9 @@ class Scheduler:
         self,
         store: Store,
         declared: Sequence[Declared],
-        targets: Mapping[str, Target],
+        targets: Mapping[str, Target | Prepared],
         *,
+        window: int = DEFAULT_WINDOW,
         on_fired: Callable[[], None] = lambda: None,
         id: str | None = None,  # noqa: A002 - as everything has one
     ) -> None:
@@ -90,6 +128,7 @@ class Scheduler:
             store: Where schedules and executions are.
             declared: The schedules that this process's code has.
             targets: What schedules of each kind set off; others are left to others.
+            window: How long idempotency keys are kept, in microseconds.
             on_fired: Called, from the thread, when there is work.
             id: Of this scheduler; by default a new one.
         """
@@ -97,6 +136,14 @@ class Scheduler:
         self._store = store
         self._declared = declared
         self._targets = targets
+        self._window = window
+        # Those whose user's code runs just now; looks leave them out.
+        self._preparing: dict[str, Future[None]] = {}
+        self._preparers = ThreadPoolExecutor(
+            _PREPARED_AT_A_TIME, thread_name_prefix="netscript-schedule"
+        )
+        # Guards what the threads of both kinds change.
+        self._lock = threading.Lock()
         self._on_fired = on_fired
         # Who else was there when the definitions were last looked at; None: not yet.
         self._others: str | None = None
@@ -120,9 +167,18 @@ class Scheduler:
         """Finish what is being fired, then leave; tell whether it has ended in so many seconds."""
         self._stopped = True
         self._poked.set()
+        until = None if patience is None else time.monotonic() + patience
         if self._thread.is_alive():
             self._thread.join(patience)
-        return not self._thread.is_alive()
+        self._preparers.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            preparing = list(self._preparing.values())
+        left = None if until is None else max(0.0, until - time.monotonic())
+        unfinished = wait(preparing, left).not_done
+        for target in self._targets.values():
+            if isinstance(target, Prepared):
+                target.close()
+        return not self._thread.is_alive() and not unfinished
 
     def _run(self) -> None:
         backoff = _FIRST_BACKOFF
@@ -158,7 +214,7 @@ class Scheduler:
     def _look(self) -> schedules.Look:
         if self._others is None:
             return self._declare(forget=True)
-        look = schedules.look(self._store, self.id, tuple(self._targets), self._put_off)
+        look = schedules.look(self._store, self.id, tuple(self._targets), self._left_out())
         if look is None:  # it slept, and was taken for dead
             return self._declare(forget=False)
         asleep = abs(look.now - self._seen_at) > schedules.ALIVE_FOR
@@ -168,10 +224,15 @@ class Scheduler:
             return self._declare(forget=True)
         return look
 
+    def _left_out(self) -> set[str]:
+        with self._lock:
+            return self._preparing.keys() | self._put_off.keys()
+
     def _declare(self, *, forget: bool) -> schedules.Look:
         schedules.declare(self._store, self.id, self._declared, forget=forget)
-        self._put_off.clear()  # another definition may be one that can be dealt with
-        look = schedules.look(self._store, self.id, tuple(self._targets))
+        with self._lock:
+            self._put_off.clear()  # another definition may be one that can be dealt with
+        look = schedules.look(self._store, self.id, tuple(self._targets), self._left_out())
         assert look is not None
         self._seen_at = look.now
         self._others = look.others if forget else "to be looked at again"
@@ -181,25 +242,63 @@ class Scheduler:
         """Fire what is due, and put off what can't be dealt with here."""
         with self._store.read() as conn:
             now = self._store.now(conn)
-            waiting = {id_: one for id_, one in self._put_off.items() if one.left(now) > 0}
+            with self._lock:
+                waiting = {id_: one for id_, one in self._put_off.items() if one.left(now) > 0}
+                but = waiting.keys() | self._preparing.keys()
             kinds = tuple(self._targets)
-            found = schedules.due(conn, self._store.dialect, kinds, now, waiting)
+            found = schedules.due(conn, self._store.dialect, kinds, now, but)
         # What waits no longer is tried again, unless somebody else has dealt with it.
-        before, self._put_off = self._put_off, waiting
+        with self._lock:
+            before, self._put_off = self._put_off, waiting
         for one in found:
             try:
-                self._fire(one, now)
+                self._begin(one, now, before.get(one.id))
             except (LookupError, ValueError, DBAPIError) as error:
                 # No such zone on this machine, or data of its own: nothing to hold up others for.
                 if isinstance(error, DBAPIError) and not self._store.dialect.is_bad_data(error):
                     raise
-                _tell(f"the schedule {one.id} was put off", error)
-                self._put_off[one.id] = _PutOff.again(before.get(one.id), now)
+                self._put_off_again(one, error, before.get(one.id), now)
 
-    def _fire(self, one: StoredSchedule, now: int) -> None:
+    def _put_off_again(
+        self, one: StoredSchedule, error: Exception, before: _PutOff | None, now: int
+    ) -> None:
+        _tell(f"the schedule {one.id} was put off", error)
+        with self._lock:
+            self._put_off[one.id] = _PutOff.again(before, now)
+
+    def _begin(self, one: StoredSchedule, now: int, before: _PutOff | None) -> None:
         assert one.next_at is not None
         plan = make_plan(one.schedule, anchor=one.anchor, cursor=one.next_at, now=from_micros(now))
-        refs = fires.fire(self._store, one, plan, self._targets[one.kind])
+        target = self._targets[one.kind]
+        if not isinstance(target, Prepared):
+            self._fire(one, plan, target, fires.unfinished_executions)
+            return
+
+        def prepare_and_fire() -> None:
+            try:
+                self._fire_prepared(one, plan, target)
+            except Exception as error:  # noqa: BLE001 - nobody waits for it; it stays due
+                self._put_off_again(one, error, before, now)
+            finally:
+                with self._lock:
+                    del self._preparing[one.id]
+                self._poked.set()
+
+        with self._lock:
+            self._preparing[one.id] = self._preparers.submit(prepare_and_fire)
+
+    def _fire_prepared(self, one: StoredSchedule, plan: Plan, target: Prepared) -> None:
+        try:
+            self._fire(one, plan, target.prepare(one, plan.fires), target.unfinished)
+        except DBAPIError as error:
+            if not self._store.dialect.is_bad_data(error):
+                raise
+            self._fire(one, plan, target.give_up(one, plan.fires), target.unfinished)
+
+    def _fire(
+        self, one: StoredSchedule, plan: Plan, target: Target, unfinished: Unfinished
+    ) -> None:
+        refs = fires.fire(self._store, one, plan, target, unfinished, window=self._window)
         if refs:
             logger.info("schedule %s fired %d times", one.id, len(refs))
             self._on_fired()

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, Literal, TypeAlias, get_args
 
-from netscript_workers.clock import MAX_MICROS, from_micros, to_micros
+from cronsim import CronSim, CronSimError
+
+from netscript_workers.clock import MAX_MICROS, from_micros, to_micros, to_rfc3339
 from netscript_workers.errors import ConfigurationError
 from netscript_workers.instants import (
     CronInstants,
@@ -84,9 +87,33 @@ class Schedule:
     def write(self) -> str:
         """Write it as JSON."""
         at = None if self.at is None else to_micros(self.at)
-        facts = {"cron": self.cron, "every": self.every, "at": at, "timezone": self.timezone}
-        rules = {"catch_up": self.catch_up, "overlap": self.overlap, "jitter": self.jitter}
-        return json.dumps({**facts, **rules}, sort_keys=True)
+        return json.dumps({**asdict(self), "at": at}, sort_keys=True)
+
+    def told(self) -> dict[str, Any]:
+        """Return it as JSON for people."""
+        at = None if self.at is None else to_rfc3339(to_micros(self.at))
+        return {**asdict(self), "at": at}
+
+    @classmethod
+    def from_told(cls, told: Mapping[str, Any]) -> Schedule:
+        """Read what `told` has returned, among other facts."""
+        facts: dict[str, Any] = {one.name: told[one.name] for one in fields(cls)}
+        if facts["at"] is not None:
+            facts["at"] = datetime.fromisoformat(facts["at"])
+        return cls(**facts)
+
+    def words(self) -> str:
+        """Say when it is due, for people."""
+        if self.every is not None:
+            return f"Every {self.every:g} seconds"
+        if self.at is not None:
+            return f"Once, at {self.at:%Y-%m-%d %H:%M:%S} UTC"
+        assert self.cron is not None
+        try:
+            said = CronSim(self.cron, datetime(2000, 1, 1)).explain()  # noqa: DTZ001 - of no day
+        except CronSimError:
+            return self.cron
+        return said if self.timezone == "UTC" else f"{said}, {self.timezone}"
 
     @classmethod
     def read(cls, written: str) -> Schedule:
@@ -220,6 +247,18 @@ class Plan:
     fires: list[Instant]
     skipped: list[Instant]
     next_at: datetime | None
+
+
+def is_instant(schedule: Schedule, anchor: datetime, at: datetime) -> bool:
+    """Tell whether something is due at that very instant.
+
+    Args:
+        schedule: Of which schedule.
+        anchor: Where `every` is counted from.
+        at: The instant.
+    """
+    found = next(schedule.instants(anchor).after(at - timedelta(microseconds=1)), None)
+    return found is not None and found.at == at
 
 
 def make_plan(schedule: Schedule, *, anchor: datetime, cursor: datetime, now: datetime) -> Plan:

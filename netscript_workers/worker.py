@@ -19,7 +19,14 @@ from netscript_workers.ids import new_id
 from netscript_workers.jobs import JobDefinition
 from netscript_workers.maintenance import Maintenance
 from netscript_workers.pump import Pump
-from netscript_workers.scheduler import JOB, Scheduler, declared_jobs, job_target
+from netscript_workers.scheduler import (
+    JOB,
+    MoreSchedules,
+    Scheduler,
+    Schedules,
+    declared_jobs,
+    job_target,
+)
 from netscript_workers.shutdown import ShutdownManager, ShutdownReport, ShutdownResource
 from netscript_workers.store import leases, lifelines
 from netscript_workers.store.engine import Store
@@ -57,6 +64,7 @@ class Worker:
         catalog: JobCatalog | None = None,
         *,
         give_up: Callable[[], None] | None = None,
+        schedules: MoreSchedules | None = None,
     ) -> None:
         """Prepare; `run()` does the work.
 
@@ -67,6 +75,7 @@ class Worker:
             catalog: Where actions that name a job by its id look it up.
             give_up: Ends the process. It is called when the lease is about to end and a handler
                 keeps the loop from hearing of it.
+            schedules: Which schedules there are besides those of jobs; they need a catalog.
 
         Raises:
             ConfigurationError: Jobs run in processes of their own, and there is no project in
@@ -87,6 +96,7 @@ class Worker:
         self._reason: str | None = None
         self._fenced: str | None = None
         self._give_up = give_up
+        self._schedules = schedules
         self._pump: Pump | None = None
         self._crew: Crew | None = None
 
@@ -239,8 +249,17 @@ class Worker:
             pump.look()
             bell.ring()
 
-        declared = declared_jobs(self._jobs.values())
-        return Scheduler(store, declared, {JOB: job_target(self._jobs)}, on_fired=fired, id=self.id)
+        more = Schedules()
+        if self._schedules is not None and self._catalog is not None:
+            more = self._schedules(store, self._catalog)
+        return Scheduler(
+            store,
+            [*declared_jobs(self._jobs.values()), *more.declared],
+            {JOB: job_target(self._jobs), **more.targets},
+            window=self._options.window,
+            on_fired=fired,
+            id=self.id,
+        )
 
     def _joining(self, stop: Callable[[float | None], bool]) -> Callable[[], None]:
         """Have a thread end, without waiting for one that waits for the network in vain."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from netscript_triggers.cli.output import ProjectDir, load_settings
+
+if TYPE_CHECKING:
+    from netscript_triggers.definitions import AnyTrigger
 
 LogLevel = Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")]
 Host = Annotated[str | None, typer.Option(help="The address to listen at.", show_default=False)]
@@ -107,6 +111,8 @@ def worker(
     supervised: Supervised = False,
 ) -> None:
     """Run jobs and fire schedules; run any number of these."""
+    from netscript_triggers.registry import discover_triggers
+    from netscript_triggers.scheduling import schedules_of
     from netscript_workers.app import run_worker
 
     _log(log_level)
@@ -119,15 +125,23 @@ def worker(
     )
     if supervised:
         _end_with_parent()
-    raise typer.Exit(run_worker(settings))
+    triggers: Mapping[str, AnyTrigger] = {}
+    if settings.scheduler:
+        # Which verifiers there are is no matter of a worker's.
+        triggers = discover_triggers(settings.project_dir, settings.triggers_dir, dev=True)
+    raise typer.Exit(run_worker(settings, schedules_of(triggers)))
 
 
 def scheduler(project: ProjectDir = Path(), log_level: LogLevel = "info") -> None:
     """Fire schedules and run nothing; run any number of these."""
+    from netscript_triggers.registry import discover_triggers
+    from netscript_triggers.scheduling import schedules_of
     from netscript_workers.app import run_scheduler
 
     _log(log_level)
-    raise typer.Exit(run_scheduler(load_settings(project)))
+    settings = load_settings(project)
+    triggers = discover_triggers(settings.project_dir, settings.triggers_dir, dev=True)
+    raise typer.Exit(run_scheduler(settings, schedules_of(triggers)))
 
 
 def _log(level: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,7 +59,7 @@ def list_(
             (
                 one.id,
                 one.kind,
-                one.definition.get("path"),
+                where(one.definition),
                 one.definition["dispatch"],
                 "yes" if one.enabled else "no",
                 one.circuit.state,
@@ -101,6 +102,13 @@ def fire(
     idempotency_key: Annotated[
         str | None, typer.Option(help="A second fire with it is the same.", show_default=False)
     ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a schedule: an instant that has come; it is run unless it was.",
+            show_default=False,
+        ),
+    ] = None,
     wait: Annotated[
         float,
         typer.Option(min=0, help="Seconds to wait for a server to handle it; exit 1 if it failed."),
@@ -109,15 +117,15 @@ def fire(
     as_json: AsJson = False,
 ) -> None:
     """Make an event of a trigger, whose handler a server runs at once. No signature is needed."""
-    from netscript_triggers.api import FireOptions
-    from netscript_triggers.firing import FireConflictError, check_payload, fired
+    from netscript_triggers.api.bodies import FireOptions
+    from netscript_triggers.firing import FireConflictError, new_event
     from netscript_workers.api.bodies import fit
     from netscript_workers.app import HOUR
     from netscript_workers.errors import PayloadInvalidError
     from netscript_workers.store import outbox
 
     value = json_of(payload)
-    asked = {"reason": reason, "idempotency_key": idempotency_key}
+    asked = {"reason": reason, "idempotency_key": idempotency_key, "scheduled_for": at}
     try:
         options = fit(FireOptions, asked)
     except PayloadInvalidError as error:
@@ -126,10 +134,18 @@ def fire(
     window = round(load_settings(project).idempotency_hours * HOUR)
     with opened(project) as store:
         record = _record(store, trigger_id, triggers)
-        body = check_payload(record, triggers, value)
-        event_id, submission = fired(record, body, key=options.idempotency_key, note=options.reason)
         with store.begin() as conn:
             now = store.now(conn)
+            event_id, submission = new_event(
+                conn,
+                record,
+                triggers,
+                value,
+                now=now,
+                key=options.idempotency_key,
+                instant=options.scheduled_for,
+                note=options.reason,
+            )
             (receipt,) = outbox.store(conn, store.dialect, [submission], now=now, window=window)
         if receipt.duplicate_of is not None and receipt.conflict:
             raise FireConflictError(trigger_id, idempotency_key or "", receipt.duplicate_of)
@@ -140,11 +156,51 @@ def fire(
 
         print_json({**whole(detail), "duplicate": receipt.duplicate_of is not None})
     elif receipt.duplicate_of is not None:
-        typer.echo(f"{first} was fired before, under the same key.")
+        same = "for the same instant" if at is not None else "under the same key"
+        typer.echo(f"{first} was fired before, {same}.")
     else:
         tell(detail)
     if wait and detail.event.status.value != "completed":
         raise typer.Exit(1)
+
+
+@app.command()
+def preview(
+    trigger_id: Id,
+    count: Annotated[int, typer.Option(min=1, max=100, help="How many instants to come.")] = 5,
+    project: ProjectDir = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Show when a schedule is due next, and what became of the last instants."""
+    from netscript_triggers.store.schedules import preview
+    from netscript_workers.clock import from_micros
+    from netscript_workers.records import plain
+
+    triggers = discovered(project)
+    with opened(project) as store:
+        record = _record(store, trigger_id, triggers)
+        with store.read() as conn:
+            found = preview(conn, record, count, from_micros(store.now(conn)))
+    if as_json:
+        print_json(plain(found))
+        return
+    typer.echo(found.words)
+    utc = {one: f"{one.scheduled_for:%Y-%m-%dT%H:%M:%SZ}" for one in (*found.next, *found.recent)}
+    print_table(
+        ("NEXT", "LOCAL TIME", "NOTE"),
+        [(utc[one], one.local_time, one.note) for one in found.next],
+        empty="It is not due any more.",
+    )
+    if found.recent:
+        typer.echo("")
+        print_table(
+            ("CAME", "LOCAL TIME", "OUTCOME", "EVENT", "NOTE"),
+            [
+                (utc[one], one.local_time, one.outcome, one.event_id, one.note)
+                for one in found.recent
+            ],
+            empty="",
+        )
 
 
 def _record(
@@ -162,6 +218,13 @@ def _record(
                 raise
     stored.register(store, [triggers[trigger_id]])  # no server has started since it was written
     return _record(store, trigger_id)
+
+
+def where(definition: Mapping[str, Any]) -> str | None:
+    """Tell where a trigger's events come from, in a few words."""
+    every = definition.get("every")
+    told = definition.get("path") or definition.get("cron") or definition.get("at")
+    return f"every {every:g} s" if every else told
 
 
 def _show(record: TriggerRecord, *, as_json: bool) -> None:

@@ -11,6 +11,7 @@ import typer
 if TYPE_CHECKING:
     from netscript_triggers.definitions import AnyTrigger, WebhookDefinition
     from netscript_workers.jobs import JobDefinition
+    from netscript_workers.schedules import Schedule
     from netscript_workers.settings import Settings
 
 
@@ -37,13 +38,15 @@ def _count(number: int, noun: str) -> str:
 
 
 def _triggers(triggers: Any) -> Iterator[tuple[str, str, str, str]]:
-    from netscript_triggers.definitions import WebhookDefinition
+    from netscript_triggers.definitions import ScheduleDefinition, WebhookDefinition
 
     trigger: AnyTrigger
     for trigger in triggers:
         if isinstance(trigger, WebhookDefinition):
             where = f"{' '.join(trigger.methods)} {trigger.path}"
             yield where, trigger.id, trigger.verifier.name, _secret(trigger)
+        elif isinstance(trigger, ScheduleDefinition):
+            yield _clock(trigger.schedule, trigger.id)
         else:
             yield trigger.kind, trigger.id, "", ""
 
@@ -58,10 +61,14 @@ def _secret(webhook: WebhookDefinition[Any]) -> str:
 
 
 def _crons(jobs: Any) -> Iterator[tuple[str, str, str, str]]:
-    from netscript_workers.schedules import preview
-
     job: JobDefinition[Any, Any]
     for job in jobs:
         if job.schedule is not None and job.enabled:
-            upcoming = [f"{one.at:%Y-%m-%d %H:%M %Z}" for one in preview(job.schedule, 1)]
-            yield job.schedule.cron or "", job.id, job.schedule.timezone, f"next {upcoming[0]}"
+            yield _clock(job.schedule, job.id)
+
+
+def _clock(schedule: Schedule, id_: str) -> tuple[str, str, str, str]:
+    from netscript_workers.schedules import preview
+
+    upcoming = [f"next {one.at:%Y-%m-%d %H:%M %Z}" for one in preview(schedule, 1)]
+    return schedule.words(), id_, "", upcoming[0] if upcoming else "not due any more"

@@ -42,6 +42,7 @@ class Part:
 PARTS: Mapping[str, Part] = {
     "job": Part("jobs_dir", "netscript jobs trigger {id} --payload '{{}}' --wait"),
     "webhook": Part("triggers_dir", "netscript triggers test {id} --payload '{{}}'"),
+    "schedule": Part("triggers_dir", "netscript triggers fire {id}"),
     "manual": Part("triggers_dir", "netscript triggers fire {id} --payload '{{}}'"),
 }
 

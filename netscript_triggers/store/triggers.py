@@ -10,7 +10,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 from sqlalchemy import Connection, Row, text
 
 from netscript_triggers.circuits import UNTOUCHED, TriggerState
-from netscript_triggers.definitions import AnyTrigger, WebhookDefinition
+from netscript_triggers.definitions import AnyTrigger, ScheduleDefinition, WebhookDefinition
 from netscript_triggers.records import CircuitRecord, TriggerRecord
 from netscript_triggers.store import states
 from netscript_workers.clock import from_micros
@@ -102,6 +102,8 @@ def _definition(trigger: AnyTrigger) -> dict[str, Any]:
             "dedupe": trigger.dedupe,
             "max_body": trigger.max_body,
         }
+    if isinstance(trigger, ScheduleDefinition):
+        shown |= trigger.schedule.told()
     return shown
 
 

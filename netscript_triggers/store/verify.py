@@ -10,14 +10,14 @@ from typing import Any
 from sqlalchemy import Connection, Row, TextClause, text
 
 from netscript_triggers.events import EventStatus
-from netscript_triggers.store import inbox, states
+from netscript_triggers.store import inbox, states, verify_fires
 from netscript_workers.store import verify as executions
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.engine import Store
 from netscript_workers.store.findings import CLOCK_ERROR, Report, Terms, named, seconds
 from netscript_workers.store.verify import chunks, existing, missing_keys
 
-_FINAL = {EventStatus.COMPLETED.value, EventStatus.DEAD.value}
+_FINAL = {status.value for status in EventStatus if status.is_final}
 _KNOWN = {status.value for status in EventStatus}
 
 
@@ -30,6 +30,7 @@ def verify(store: Store, terms: Terms | None = None) -> Report:
     """
     report, held_to = Report(), terms or Terms()
     executions.verify(store, held_to, report)
+    verify_fires.check_fires(store, held_to, report)
     for conn, rows, now in chunks(store, _EVENTS):
         report.checked["events"] += len(rows)
         kept = _kept_waiting(conn, now)

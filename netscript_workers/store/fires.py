@@ -21,6 +21,7 @@ from netscript_workers.schedules import Plan, told_late
 from netscript_workers.store import outbox
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.engine import Store
+from netscript_workers.store.idempotency import DEFAULT_WINDOW
 from netscript_workers.store.outbox import Submission
 from netscript_workers.store.schedules import StoredSchedule
 
@@ -45,9 +46,25 @@ class Start:
 
 # Says what instants of a schedule set off. It may read, and a NetscriptError refuses all of them.
 Target: TypeAlias = Callable[[Connection, StoredSchedule, Sequence[Instant]], Sequence[Start]]
+# Tells whether some of what a schedule has set off, by its refs, is unfinished.
+Unfinished: TypeAlias = Callable[[Connection, Dialect, Sequence[str]], bool]
 
 
-def fire(store: Store, due: StoredSchedule, plan: Plan, target: Target) -> list[str]:
+def unfinished_executions(conn: Connection, dialect: Dialect, refs: Sequence[str]) -> bool:
+    """Tell whether some of these executions have not ended."""
+    asked = {"ids": json.dumps(refs)}
+    return conn.execute(_live(dialect), asked).first() is not None
+
+
+def fire(
+    store: Store,
+    due: StoredSchedule,
+    plan: Plan,
+    target: Target,
+    unfinished: Unfinished = unfinished_executions,
+    *,
+    window: int = DEFAULT_WINDOW,
+) -> list[str]:
     """Do what a plan says, unless somebody else has; return the ids of what was set off.
 
     Args:
@@ -55,6 +72,8 @@ def fire(store: Store, due: StoredSchedule, plan: Plan, target: Target) -> list[
         due: The schedule as it was when the plan was made.
         plan: What to do.
         target: Says what its instants set off.
+        unfinished: Tells whether some of what it has set off before is unfinished.
+        window: How long idempotency keys are kept, in microseconds.
     """
     with store.begin() as conn:
         now = store.now(conn)
@@ -67,7 +86,7 @@ def fire(store: Store, due: StoredSchedule, plan: Plan, target: Target) -> list[
         }
         if conn.execute(_MOVE, cursor).rowcount == 0:
             return []
-        fires, skipped = _without_overlaps(conn, due, plan)
+        fires, skipped = _without_overlaps(conn, store.dialect, due, plan, unfinished)
         starts: Sequence[Start] = ()
         try:
             starts = target(conn, due, fires) if fires else ()
@@ -86,9 +105,41 @@ def fire(store: Store, due: StoredSchedule, plan: Plan, target: Target) -> list[
         own = [
             start for one, start in zip(fires, starts, strict=True) if to_micros(one.at) in taken
         ]
-        if own:
-            outbox.store(conn, store.dialect, [start.submission for start in own], now=now)
+        if not own:
+            return []
+        receipts = outbox.store(
+            conn, store.dialect, [start.submission for start in own], now=now, window=window
+        )
+        for start, receipt in zip(own, receipts, strict=True):
+            if receipt.duplicate_of is not None:  # somebody has had this instant run by hand
+                held = {"id": due.id, "ref": start.ref, "first": receipt.duplicate_of}
+                conn.execute(_REFER, held)
         return [start.ref for start in own]
+
+
+@dataclass(frozen=True, slots=True)
+class Fire:
+    """What became of an instant that has come.
+
+    Attributes:
+        outcome: `fired` or `skipped`.
+        note: Why, or what a clock change had to do with it.
+        ref: What it set off.
+    """
+
+    at: datetime
+    outcome: str
+    note: str | None
+    ref: str | None
+
+
+def recent(conn: Connection, schedule_id: str, limit: int) -> list[Fire]:
+    """Return what became of a schedule's last instants, the last one first."""
+    rows = conn.execute(_RECENT, {"id": schedule_id, "limit": limit})
+    return [
+        Fire(from_micros(row.nominal_at), row.outcome, row.note, row.ref and str(row.ref))
+        for row in rows
+    ]
 
 
 def prune(conn: Connection, dialect: Dialect, *, before: int, limit: int) -> int:
@@ -101,13 +152,14 @@ def prune(conn: Connection, dialect: Dialect, *, before: int, limit: int) -> int
 
 
 def _without_overlaps(
-    conn: Connection, due: StoredSchedule, plan: Plan
+    conn: Connection, dialect: Dialect, due: StoredSchedule, plan: Plan, unfinished: Unfinished
 ) -> tuple[list[Instant], list[Instant]]:
     if due.schedule.overlap == "allow" or not plan.fires:
         return plan.fires, plan.skipped
     *before, last = plan.fires
     bound = {"id": due.id, "limit": _LOOKED_AT}
-    busy = conn.execute(_UNFINISHED, bound).first() is not None
+    refs = [str(ref) for ref in conn.execute(_LAST, bound).scalars()]
+    busy = bool(refs) and unfinished(conn, dialect, refs)
     passed = [one.noted("would overlap; overlap=skip") for one in before]
     if busy:
         passed.append(last.noted("the one before is unfinished; overlap=skip"))
@@ -144,14 +196,27 @@ def _record(dialect: Dialect) -> TextClause:
     )
 
 
-_UNFINISHED = text(
+_LAST = text(
     """
-    SELECT 1 FROM netscript_executions WHERE id IN (
-        SELECT ref FROM netscript_schedule_fires WHERE schedule_id = :id AND ref IS NOT NULL
-        ORDER BY nominal_at DESC LIMIT :limit)
-    LIMIT 1
+    SELECT ref FROM netscript_schedule_fires WHERE schedule_id = :id AND ref IS NOT NULL
+    ORDER BY nominal_at DESC LIMIT :limit
     """
 )
+_RECENT = text(
+    """
+    SELECT nominal_at, outcome, note, ref FROM netscript_schedule_fires
+    WHERE schedule_id = :id ORDER BY nominal_at DESC LIMIT :limit
+    """
+)
+_REFER = text(
+    "UPDATE netscript_schedule_fires SET ref = :first WHERE schedule_id = :id AND ref = :ref"
+)
+
+
+@cache
+def _live(dialect: Dialect) -> TextClause:
+    ids = dialect.members("ids", "id")
+    return text(f"SELECT 1 FROM netscript_executions WHERE id IN {ids} LIMIT 1")
 
 
 @cache

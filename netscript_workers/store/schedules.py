@@ -139,6 +139,12 @@ class StoredSchedule:
         return _read(self.definition)
 
 
+def get_schedule(conn: Connection, schedule_id: str) -> StoredSchedule | None:
+    """Return a schedule, if a scheduler has ever known it."""
+    row = conn.execute(_ONE, {"id": schedule_id}).one_or_none()
+    return None if row is None else _stored(row)
+
+
 def list_schedules(conn: Connection) -> list[StoredSchedule]:
     """Return all schedules by id, disabled ones too."""
     return [_stored(row) for row in conn.execute(_ALL)]
@@ -324,6 +330,7 @@ def _due(dialect: Dialect) -> TextClause:
 
 _COLUMNS = "id, kind, target, definition, fingerprint, known, version, enabled, anchor, next_at"
 _ALL = text(f"SELECT {_COLUMNS} FROM netscript_schedules ORDER BY id")
+_ONE = text(f"SELECT {_COLUMNS} FROM netscript_schedules WHERE id = :id")
 _FORGET_DEAD = text(
     "DELETE FROM netscript_schedulers WHERE id <> :id AND seen_at NOT BETWEEN :oldest AND :newest"
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 
 from sqlalchemy import Connection, TextClause, text
@@ -24,26 +26,56 @@ def check_fires(store: Store, terms: Terms, report: Report) -> None:
         terms: What it is held to.
         report: Where findings go.
     """
+    for conn, some, now in chunks_of_fires(store, "job"):
+        report.checked["fires"] += len(some)
+        fires = [(one.ref, f"{one.schedule_id}@{to_rfc3339(one.nominal_at)}") for one in some]
+        found = _executions(conn, store.dialect, fires)
+        for ref, name in fires:
+            if found[ref] == 0:
+                tell_lost(report, terms, ref, name, now)
+            if found[name] > 1:
+                report.add("fired-twice", name, f"{found[name]} executions are of this instant")
+
+
+@dataclass(frozen=True, slots=True)
+class FiredInstant:
+    """An instant that fired; `nominal_at` in microseconds since the epoch."""
+
+    schedule_id: str
+    nominal_at: int
+    ref: str
+
+
+def chunks_of_fires(
+    store: Store, kind: str
+) -> Iterator[tuple[Connection, list[FiredInstant], int]]:
+    """Yield instants that fired, some at a time, with a snapshot to look around in and its present.
+
+    Args:
+        store: The database.
+        kind: What the ids of the schedules begin with.
+    """
+    # Ids of a kind are what lies between the colon and the character after it.
+    bounds = {"first": f"{kind}:", "last": f"{kind};", "limit": CHUNK}
     after = {"id": "", "at": 0}
     while True:
         with store.snapshot() as conn:
             now = store.now(conn)
-            rows = conn.execute(_FIRES, {**after, "limit": CHUNK}).all()
-            fires = [
-                (str(row.ref), f"{row.schedule_id}@{to_rfc3339(row.nominal_at)}") for row in rows
-            ]
-            found = _executions(conn, store.dialect, fires) if fires else Counter[str]()
-        report.checked["fires"] += len(rows)
-        for ref, name in fires:
-            if found[ref] == 0 and terms.may_be_pruned(ref, now):
-                report.pruned += 1
-            elif found[ref] == 0:
-                report.add("fire-lost", name, f"it led to {ref}, which is nowhere")
-            if found[name] > 1:
-                report.add("fired-twice", name, f"{found[name]} executions are of this instant")
+            rows = conn.execute(_FIRES, {**after, **bounds}).all()
+            if rows:
+                some = [FiredInstant(row.schedule_id, row.nominal_at, str(row.ref)) for row in rows]
+                yield conn, some, now
         if len(rows) < CHUNK:
             return
         after = {"id": rows[-1].schedule_id, "at": rows[-1].nominal_at}
+
+
+def tell_lost(report: Report, terms: Terms, ref: str, name: str, now: int) -> None:
+    """Report what an instant led to and is not there any more, unless its time is over."""
+    if terms.may_be_pruned(ref, now):
+        report.pruned += 1
+    else:
+        report.add("fire-lost", name, f"it led to {ref}, which is nowhere")
 
 
 def _executions(conn: Connection, dialect: Dialect, fires: list[tuple[str, str]]) -> Counter[str]:
@@ -59,7 +91,7 @@ _FIRES = text(
     f"""
     SELECT schedule_id, nominal_at, ref FROM netscript_schedule_fires
     WHERE (schedule_id, nominal_at) > (:id, :at) AND outcome = '{FIRED}'
-      AND schedule_id >= 'job:' AND schedule_id < 'job;'
+      AND schedule_id >= :first AND schedule_id < :last
     ORDER BY schedule_id, nominal_at LIMIT :limit
     """
 )

@@ -6,6 +6,7 @@ import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -25,6 +26,20 @@ nightly = define_job_handler(
 )
 yearly = define_job_handler(report, id="yearly", cron="@yearly", enabled=False)
 by_hand = define_job_handler(report, id="by-hand")
+"""
+
+TRIGGER = """
+from jobs.reports import by_hand
+from netscript_triggers import ScheduleEvent, enqueue_job, schedule
+
+@schedule(id="monthly", cron="0 6 1 * *", timezone="Europe/Paris", catch_up="skip")
+def monthly(event: ScheduleEvent):
+    "The report of a month."
+    return enqueue_job(by_hand, correlation_id=event.payload["local_time"])
+
+@schedule(id="often", every=1.0)
+async def often(event: ScheduleEvent):
+    return [enqueue_job("by-hand", correlation_id="often")]
 """
 
 
@@ -120,3 +135,44 @@ def test_a_scheduler_that_is_told_twice_to_stop_ends_at_once(
             alone.signal(signal.SIGTERM)
             alone.wait_for("once more ends at once")
             assert alone.terminate() == 128 + signal.SIGTERM, alone.output
+
+
+def test_a_worker_fires_triggers_and_a_person_runs_what_was_missed(
+    project: Path, database_url: str, store: Store
+) -> None:
+    (project / "triggers").mkdir()
+    (project / "triggers" / "clocks.py").write_text(TRIGGER)
+    env = {"NETSCRIPT_DATABASE_URL": database_url, "NETSCRIPT_PORT": "0"}
+
+    def command(*given: str, code: int = 0) -> Any:
+        done = netscript("triggers", *given, cwd=project, env=env)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+    with start(project, database_url, "worker") as worker:
+        ran = (
+            "SELECT count(*) FROM netscript_execution_history "
+            "WHERE correlation_id = 'often' AND status = 'completed'"
+        )
+        eventually(lambda: scalar(store, ran) >= 2, 30)
+        listed = command("list").stdout
+        assert "0 6 1 * *" in listed and "every 1 s" in listed
+        told = command("preview", "monthly", "--count", "2").stdout
+        assert told.startswith("At 06:00 on the first day of every month, Europe/Paris")
+        shown = json.loads(command("preview", "often", "--json").stdout)
+        assert len(shown["next"]) == 5
+        assert {one["outcome"] for one in shown["recent"]} == {"fired"}
+        asked = ("fire", "monthly", "--at", "2026-01-01T05:00:00Z")
+        assert "is pending" in command(*asked).stdout
+        assert "was fired before, for the same instant" in command(*asked).stdout
+        refused = command("fire", "monthly", "--at", "2026-01-01T06:00:00Z", code=1).stderr
+        assert "is no instant of schedule" in refused
+        serving = start(project, database_url, "serve", "--port", "0")
+        with serving:
+            name = "2026-01-01T06:00:00+01:00"
+            done = "SELECT status FROM netscript_execution_history WHERE correlation_id = :name"
+            eventually(lambda: scalar(store, done, name=name) == "completed", 30)
+        assert worker.terminate() == 0, worker.output
+    checked = netscript("verify", cwd=project, env=env)
+    assert checked.returncode == 0, checked.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import wait
 from datetime import UTC, datetime
 from itertools import takewhile
 from typing import Any
@@ -42,10 +43,10 @@ def scheduler(store: Store, *schedules: Declared) -> Scheduler:
 
 
 def look(*schedulers: Scheduler) -> None:
-    """Have each look until nothing is due."""
+    """Have each look until nothing is due, and what its handlers do has come to an end."""
     for one in schedulers:
         for _ in range(1000):
-            if one.turn() > 0:
+            if one.turn() > 0 and not wait(list(one._preparing.values())).done:
                 break
         else:
             raise AssertionError("it does not come to rest")

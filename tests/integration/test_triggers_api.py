@@ -183,7 +183,7 @@ async def test_triggers_are_listed_from_the_database_and_switched(store: Store) 
             assert (answer.status_code, answer.json()["enabled"]) == (200, enabled)
         await api.post(f"{URL}/by-hand/disable")
         answer = await api.post(f"{URL}/by-hand/fire", json={"order": "o"})
-        assert "netscript triggers enable by-hand" in problem(answer, 409, "state")["detail"]
+        assert "netscript triggers enable by-hand" in problem(answer, 409, "disabled")["detail"]
         for action in ("enable", "disable", "fire"):
             answer = await api.post(f"{URL}/paymnt/{action}", json={})
             assert problem(answer, 404, "trigger-not-found")["detail"].endswith('"payment"?')

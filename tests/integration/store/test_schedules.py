@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from netscript_workers.scheduler import job_target
 from netscript_workers.schedules import MAX_CATCH_UP, make_plan
 from netscript_workers.store import fires
 from netscript_workers.store.engine import Store
@@ -133,7 +134,7 @@ def test_a_scheduler_with_an_old_idea_of_the_world_fires_nothing_again(
     for _ in range(20):
         look(other)
         clock.advance(60)
-    target = isolated._targets["job"]
+    target = job_target({})
     assert fires.fire(timed_store, believed, plan, target) == []
     look(isolated)
     assert fired(timed_store) == by_cronsim("* * * * *", START, START + 21 * MINUTE)

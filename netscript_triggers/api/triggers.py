@@ -1,0 +1,151 @@
+"""The routes of triggers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+
+from netscript_triggers.api.bodies import FireOptions
+from netscript_triggers.definitions import AnyTrigger
+from netscript_triggers.events import EventStatus
+from netscript_triggers.firing import FireConflictError, new_event
+from netscript_triggers.records import Accepted, PreviewRecord, TriggerRecord, shown
+from netscript_triggers.store import inbox, schedules
+from netscript_triggers.store import triggers as stored
+from netscript_workers.api.answers import Answer
+from netscript_workers.api.bodies import fit, read_value
+from netscript_workers.api.services import Given, Limit, Offset
+from netscript_workers.clock import from_micros
+from netscript_workers.store.engine import Store
+from netscript_workers.store.outbox import Submission
+
+MAX_PREVIEW = 100
+
+Count = Annotated[int, Query(ge=1, le=MAX_PREVIEW, description="How many instants to come.")]
+
+_FIRE: dict[str, Any] = {
+    "parameters": [
+        {"name": name, "in": "query", "required": False, "schema": part}
+        for name, part in FireOptions.model_json_schema()["properties"].items()
+    ],
+    "requestBody": {"content": {"application/json": {"schema": {}}}},
+}
+
+
+def routes(triggers: Mapping[str, AnyTrigger], nudge: Callable[[], None]) -> APIRouter:
+    """Return the routes of all registered triggers.
+
+    Args:
+        triggers: Those this process has code for.
+        nudge: Has due events looked for at once; called on the loop.
+    """
+    api = APIRouter()
+
+    @api.get("/triggers", tags=["triggers"])
+    def list_triggers(given: Given, limit: Limit = 50, offset: Offset = 0) -> Answer:
+        """List the triggers that servers have registered."""
+        with given.store.read() as conn:
+            now = given.store.now(conn)
+            found, total = stored.list_triggers(conn, limit=limit, offset=offset, now=now)
+        page = [shown(record) for record in found]
+        return Answer({"triggers": page, "total": total, "limit": limit, "offset": offset})
+
+    @api.get("/triggers/{trigger_id}", tags=["triggers"])
+    def get_trigger(given: Given, trigger_id: str) -> Answer:
+        """Return a trigger, whether it is enabled, and how its circuit stands."""
+        return Answer(shown(_trigger(given.store, trigger_id)))
+
+    @api.post("/triggers/{trigger_id}/enable", tags=["triggers"])
+    async def enable_trigger(given: Given, trigger_id: str) -> Answer:
+        """Enable a trigger, and close its circuit: what waits is run."""
+        record = await asyncio.to_thread(stored.set_enabled, given.store, trigger_id, enabled=True)
+        nudge()
+        return Answer(shown(record))
+
+    @api.post("/triggers/{trigger_id}/disable", tags=["triggers"])
+    async def disable_trigger(given: Given, trigger_id: str) -> Answer:
+        """Disable a trigger: a webhook is as if it was not there, and its events wait."""
+        record = await asyncio.to_thread(stored.set_enabled, given.store, trigger_id, enabled=False)
+        nudge()
+        return Answer(shown(record))
+
+    @api.get(
+        "/triggers/{trigger_id}/preview",
+        tags=["triggers"],
+        responses={200: {"model": PreviewRecord}},
+    )
+    def preview_trigger(given: Given, trigger_id: str, count: Count = 5) -> Answer:
+        """Tell when a schedule is due next, and what became of the last instants."""
+        with given.store.read() as conn:
+            now = given.store.now(conn)
+            record = stored.get_trigger(conn, trigger_id, now=now)
+            return Answer(schedules.preview(conn, record, count, from_micros(now)))
+
+    @api.post(
+        "/triggers/{trigger_id}/fire",
+        tags=["triggers"],
+        status_code=202,
+        openapi_extra=_FIRE,
+        responses={202: {"model": Accepted}},
+    )
+    async def fire_trigger(given: Given, trigger_id: str, request: Request) -> Answer:
+        """Make an event of a trigger; the body is its payload, and no signature is needed."""
+        options = _fire_options(request)
+        payload = await read_value(request)
+        event_id, submission = await asyncio.to_thread(
+            _new_event, given.store, triggers, trigger_id, payload, options
+        )
+        receipt = await given.writer.store(submission)
+        if receipt.duplicate_of is not None:
+            if receipt.conflict:
+                key = options.idempotency_key or ""
+                raise FireConflictError(trigger_id, key, receipt.duplicate_of)
+            first = await asyncio.to_thread(_accepted, given.store, receipt.duplicate_of)
+            return Answer(first, 202)
+        nudge()
+        return Answer(Accepted(event_id, EventStatus.PENDING), 202)
+
+    return api
+
+
+def _trigger(store: Store, trigger_id: str) -> TriggerRecord:
+    with store.read() as conn:
+        return stored.get_trigger(conn, trigger_id, now=store.now(conn))
+
+
+def _new_event(
+    store: Store,
+    triggers: Mapping[str, AnyTrigger],
+    trigger_id: str,
+    payload: Any,
+    options: FireOptions,
+) -> tuple[str, Submission]:
+    with store.read() as conn:
+        now = store.now(conn)
+        record = stored.get_trigger(conn, trigger_id, now=now)
+        return new_event(
+            conn,
+            record,
+            triggers,
+            payload,
+            now=now,
+            key=options.idempotency_key,
+            instant=options.scheduled_for,
+            note=options.reason,
+        )
+
+
+def _accepted(store: Store, event_id: str) -> Accepted:
+    with store.read() as conn:
+        return inbox.get_accepted(conn, store.dialect, [event_id])[event_id]
+
+
+def _fire_options(request: Request) -> FireOptions:
+    asked: dict[str, Any] = dict(request.query_params)
+    for header in ("idempotency-key", "x-idempotency-key"):
+        if header in request.headers:
+            asked.setdefault("idempotency_key", request.headers[header])
+    return fit(FireOptions, asked)

@@ -1,0 +1,87 @@
+"""The instants of schedule triggers: which are to come, what became of those that came."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from itertools import islice
+from typing import TypeAlias
+
+from sqlalchemy import Connection
+
+from netscript_triggers.definitions import ScheduleDefinition
+from netscript_triggers.records import InstantRecord, PreviewRecord, TriggerRecord
+from netscript_triggers.schedules import schedule_id, scheduled_time
+from netscript_workers.errors import StateError
+from netscript_workers.instants import Instant
+from netscript_workers.schedules import Schedule, is_instant
+from netscript_workers.store import fires, schedules
+
+_Timing: TypeAlias = tuple[Schedule, datetime]
+
+_RECENT = 10
+
+
+def preview(conn: Connection, record: TriggerRecord, count: int, now: datetime) -> PreviewRecord:
+    """Return the next instants of a schedule, and what became of the last ones.
+
+    Args:
+        conn: A connection.
+        record: The schedule, as it is registered.
+        count: How many instants to come.
+        now: The present.
+
+    Raises:
+        StateError: The trigger is no schedule.
+    """
+    schedule, anchor = _timing(conn, record, now)
+    upcoming = islice(schedule.instants(anchor).after(now), count)
+    return PreviewRecord(
+        trigger_id=record.id,
+        words=schedule.words(),
+        timezone=schedule.timezone,
+        next=tuple(_shown(one, schedule) for one in upcoming),
+        recent=tuple(
+            _shown(Instant(one.at, one.note), schedule, one.outcome, one.ref)
+            for one in fires.recent(conn, schedule_id(record.id), _RECENT)
+        ),
+    )
+
+
+def check_instant(conn: Connection, record: TriggerRecord, at: datetime, now: datetime) -> None:
+    """Refuse what is no instant of a schedule, or has not come yet.
+
+    Raises:
+        StateError: It can't be run.
+    """
+    schedule, anchor = _timing(conn, record, now)
+    told = f"{at:%Y-%m-%dT%H:%M:%S.%f}".rstrip("0").rstrip(".") + "Z"
+    hint = f"See which there are: netscript triggers preview {record.id}"
+    if at > now:
+        raise StateError(f"{told} has not come yet.", hint=hint)
+    if not is_instant(schedule, anchor, at):
+        raise StateError(f'{told} is no instant of schedule "{record.id}".', hint=hint)
+
+
+def _timing(conn: Connection, record: TriggerRecord, now: datetime) -> _Timing:
+    if record.kind != ScheduleDefinition.kind:
+        raise StateError(
+            f'Trigger "{record.id}" is a {record.kind}, which no clock fires.',
+            hint="Only schedules have instants.",
+        )
+    known = schedules.get_schedule(conn, schedule_id(record.id))
+    if known is not None:
+        return known.schedule, known.anchor
+    return Schedule.from_told(record.definition), now
+
+
+def _shown(
+    instant: Instant, schedule: Schedule, outcome: str | None = None, event_id: str | None = None
+) -> InstantRecord:
+    told = scheduled_time(instant.at, schedule.timezone, instant.note)
+    return InstantRecord(
+        scheduled_for=instant.at,
+        local_time=told["local_time"],
+        note=instant.note,
+        outcome=outcome,
+        event_id=event_id,
+    )
