@@ -71,4 +71,5 @@ def _clock(schedule: Schedule, id_: str) -> tuple[str, str, str, str]:
     from netscript_workers.schedules import preview
 
     upcoming = [f"next {one.at:%Y-%m-%d %H:%M %Z}" for one in preview(schedule, 1)]
-    return schedule.words(), id_, "", upcoming[0] if upcoming else "not due any more"
+    timing = schedule.cron or (f"every {schedule.every:g} s" if schedule.every else "once")
+    return timing, id_, schedule.timezone, upcoming[0] if upcoming else "not due any more"

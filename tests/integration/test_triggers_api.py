@@ -12,7 +12,14 @@ import httpx
 import pytest
 from pydantic import BaseModel
 
-from netscript_triggers import ManualEvent, WebhookEvent, define_manual_trigger, enqueue_job
+from netscript_triggers import (
+    ManualEvent,
+    ScheduleEvent,
+    WebhookEvent,
+    define_manual_trigger,
+    define_schedule,
+    enqueue_job,
+)
 from netscript_triggers.api import routes
 from netscript_triggers.definitions import AnyTrigger
 from netscript_triggers.handlers import Handlers
@@ -29,7 +36,7 @@ from netscript_workers.store.writer import Writer
 from tests.edge import charge, trigger
 from tests.integration.test_api import problem
 from tests.integration.test_replays import dead
-from tests.kit import rows, run
+from tests.kit import rows, run, scalar
 from tests.support import eventually_async
 
 pytestmark = pytest.mark.fresh_database
@@ -263,3 +270,48 @@ async def test_no_page_and_no_log_shows_a_signature(
         assert whole["headers"] == {"x-kind": "sale"}
         assert [one["error"] for one in whole["failures"]] == ["no"]
         assert "s3cret" not in caplog.text
+
+
+async def test_a_schedule_is_previewed_and_its_missed_instants_are_run_once(store: Store) -> None:
+    def tick(event: ScheduleEvent) -> Any:
+        return enqueue_job(charge, {"n": event.scheduled_for.hour})
+
+    hourly = define_schedule(tick, id="hourly", cron="@hourly", timezone="Asia/Tokyo")
+    async with serving(store, hourly, BY_HAND) as api:
+        told = (await api.get(f"{URL}/hourly/preview", params={"count": 2})).json()
+        assert (told["words"], told["recent"]) == ("At the start of every hour, Asia/Tokyo", [])
+        first, second = told["next"]
+        assert first["scheduled_for"].endswith(":00:00.000000Z")
+        assert second["local_time"].endswith(":00:00+09:00")
+        problem(await api.get(f"{URL}/by-hand/preview"), 409, "state")
+        problem(await api.get(f"{URL}/hourly/preview", params={"count": 0}), 422, "invalid")
+        problem(await api.get(f"{URL}/nobody/preview"), 404, "trigger-not-found")
+
+        async def run(**asked: str) -> httpx.Response:
+            return await api.post(f"{URL}/hourly/fire", params=asked, json={})
+
+        made = await run(scheduled_for="2026-01-01T09:00:00+09:00")
+        assert (made.status_code, made.json()["duplicate"]) == (202, False)
+        again = await run(scheduled_for="2026-01-01T00:00:00Z")
+        assert again.json() | {"status": "", "executions": []} == {
+            **made.json(), "duplicate": True, "status": "", "executions": [],
+        }  # fmt: skip
+        problem(await run(scheduled_for="2026-01-01T00:00:01Z"), 409, "state")
+        problem(await run(scheduled_for=first["scheduled_for"]), 409, "state")
+        problem(await run(scheduled_for="yesterday"), 422, "payload-invalid")
+        both = {"scheduled_for": "2026-01-01T00:00:00Z", "idempotency_key": "k"}
+        problem(await run(**both), 422, "payload-invalid")
+        now = await run()
+        assert now.json()["event_id"] != made.json()["event_id"]
+        by_hand = await api.post(
+            f"{URL}/by-hand/fire", params={"scheduled_for": "2026-01-01T00:00:00Z"}, json={}
+        )
+        problem(by_hand, 409, "state")
+        refused: tuple[Any, ...] = ([], {"day": 1}, {"scheduled_for": "soon"})
+        for payload in refused:
+            answer = await api.post(f"{URL}/hourly/fire", json=payload)
+            problem(answer, 422, "payload-invalid")
+        done = "SELECT count(*) FROM netscript_trigger_events WHERE status = 'completed'"
+        await eventually_async(lambda: scalar(store, done) == 2)
+        payloads = rows(store, "SELECT payload FROM netscript_executions ORDER BY id")
+        assert ('{"n":0}',) in payloads
