@@ -5,9 +5,10 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 4
+FUZZ_SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check coverage chaos soak bench bench-full format clean
+.PHONY: help demo test check coverage oracles fuzz chaos soak bench bench-full format clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -42,6 +43,17 @@ check: $(VENV)/.dev ## Lint, types (two checkers), import contracts
 	$(BIN)/mypy
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports --no-cache
+
+oracles: $(VENV)/.dev ## The verifiers beside every sender's own library, those that take long to install too
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[oracles]'
+	NETSCRIPT_TEST_ORACLES=all $(BIN)/python -m pytest -n $(JOBS) tests/unit/triggers/verifiers/test_official_libraries.py
+
+fuzz: $(VENV)/.dev ## Ten minutes of Hypothesis, and of a coverage-guided fuzzer on each target (FUZZ_SECONDS=600)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	NETSCRIPT_TEST_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -m chaos -s -p no:xdist tests/fuzz
+	for target in verifiers bodies edge; do \
+		$(BIN)/python -m tests.fuzz $$target -max_total_time=$(FUZZ_SECONDS) -max_len=2048 -len_control=0 \
+			-rss_limit_mb=0 -timeout=20 -artifact_prefix=.fuzz- || exit 1; done
 
 chaos: $(VENV)/.dev ## What needs minutes: processes killed under load
 	$(BIN)/python -m pytest -m chaos -s -p no:xdist

@@ -9,8 +9,8 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from netscript_triggers.events import CloudEvent
@@ -26,24 +26,30 @@ _MAX_ATTRIBUTE = 2048
 _ORIGIN = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
 
 
-def read_event(body: bytes, headers: Mapping[str, str]) -> tuple[CloudEvent, Any]:
+Read: TypeAlias = Callable[[bytes], Any]
+
+
+def read_event(
+    body: bytes, headers: Mapping[str, str], read: Read = parse
+) -> tuple[CloudEvent, Any]:
     """Read an event and its data.
 
     Args:
         body: Without compression.
         headers: By lower-case name.
+        read: Reads JSON.
 
     Raises:
         MalformedError: It is no CloudEvent of version 1.0.
     """
     kind, _charset = parse_media(headers.get("content-type", ""))
     if kind.startswith(_FAMILY):
-        return _structured(body)
-    return _binary(body, kind, headers)
+        return _structured(body, read)
+    return _binary(body, kind, headers, read)
 
 
-def _structured(body: bytes) -> tuple[CloudEvent, Any]:
-    envelope = parse(body)
+def _structured(body: bytes, read: Read) -> tuple[CloudEvent, Any]:
+    envelope = read(body)
     if not isinstance(envelope, dict):
         raise MalformedError("A CloudEvent is a JSON object.")
     attributes: dict[str, Any] = dict(envelope)  # pyright: ignore[reportUnknownArgumentType] - JSON
@@ -64,7 +70,9 @@ def _from_base64(text: Any) -> bytes:
     raise MalformedError("The CloudEvent's data_base64 is no base64.")
 
 
-def _binary(body: bytes, kind: str, headers: Mapping[str, str]) -> tuple[CloudEvent, Any]:
+def _binary(
+    body: bytes, kind: str, headers: Mapping[str, str], read: Read
+) -> tuple[CloudEvent, Any]:
     attributes = {
         name.removeprefix(_PREFIX): _unescape(value)
         for name, value in headers.items()
@@ -78,7 +86,7 @@ def _binary(body: bytes, kind: str, headers: Mapping[str, str]) -> tuple[CloudEv
         raise MalformedError("In binary mode, Content-Type says what a CloudEvent's data is.")
     if kind:
         attributes["datacontenttype"] = headers["content-type"]
-    data = parse(body) if is_json(kind) else body or None
+    data = read(body) if is_json(kind) else body or None
     return _event(attributes, structured=False), data
 
 

@@ -169,7 +169,7 @@ class Ingress:
         try:
             also: Collection[str] = getattr(trigger.verifier, "media_types", ())
             check_media(headers, trigger.parse, decompress=trigger.decompress, also=also)
-            payload, about = read_payload(trigger, body, kept)
+            payload, about = read_payload(trigger, body, kept, request)
         except UnsupportedError as error:
             raise Refusal(415, error.reason, error.detail) from None
         except InflatedTooLargeError as error:

@@ -12,13 +12,17 @@ from netscript_triggers.definitions import WebhookDefinition
 from netscript_triggers.events import CloudEvent
 from netscript_triggers.forms import read_form
 from netscript_triggers.media import inflate
+from netscript_triggers.verifiers import RawRequest
 from netscript_workers.errors import PayloadInvalidError
 from netscript_workers.payloads import invalid_payload
 from netscript_workers.strict_json import MalformedError, parse
 
 
 def read_payload(
-    trigger: WebhookDefinition[Any], body: bytes, headers: Mapping[str, str]
+    trigger: WebhookDefinition[Any],
+    body: bytes,
+    headers: Mapping[str, str],
+    request: RawRequest | None = None,
 ) -> tuple[Any, CloudEvent | None]:
     """Read a body the way the trigger says and, where it has a model, validate it.
 
@@ -26,6 +30,7 @@ def read_payload(
         trigger: Whose delivery it is.
         body: As it came.
         headers: By lower-case name.
+        request: The one with this body, which its verifier may have read already.
 
     Returns:
         The payload, and the event's attributes where it is a CloudEvent.
@@ -35,15 +40,21 @@ def read_payload(
             the sender, who has proven who it is.
     """
     about: CloudEvent | None = None
+
+    def read(given: bytes) -> Any:
+        if request is not None and given is request.body:
+            return request.json()
+        return parse(given)
+
     try:
         if trigger.decompress:
             body = inflate(body, headers.get("content-encoding", ""), trigger.max_body)
         if trigger.parse == "json":
-            value = parse(body)
+            value = read(body)
         elif trigger.parse == "form":
             value = read_form(body, lists=trigger.lists)
         elif trigger.parse == "cloudevents":
-            about, value = read_event(body, headers)
+            about, value = read_event(body, headers, read)
         else:
             return body, None
     except MalformedError as error:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import quote
 
 from netscript_workers.errors import ConfigurationError, VerificationError, describe, nearest
+from netscript_workers.strict_json import MalformedError, parse
+
+_UNREAD: Any = object()
 
 
 @dataclass(slots=True)
@@ -36,6 +39,7 @@ class RawRequest:
     origin: str = ""
     path_params: Mapping[str, str] = field(default_factory=dict[str, str])
     _by_name: dict[bytes, bytes] = field(init=False, repr=False, compare=False)
+    _json: Any = field(default=_UNREAD, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Make the headers findable by their names."""
@@ -72,6 +76,21 @@ class RawRequest:
                     self._check_once(name)
                 return value.strip()
         return None
+
+    def json(self) -> Any:
+        """Return the body as JSON; it is read once, and not to be changed.
+
+        Raises:
+            MalformedError: It is none.
+        """
+        if self._json is _UNREAD:
+            try:
+                self._json = parse(self.body)
+            except MalformedError as error:
+                self._json = error
+        if isinstance(self._json, MalformedError):
+            raise MalformedError(str(self._json))
+        return self._json
 
     def _check_once(self, name: bytes) -> None:
         if sum(1 for given, _ in self.headers if given == name) > 1:

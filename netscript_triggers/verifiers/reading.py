@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 from netscript_triggers.verifiers import RawRequest
 from netscript_workers.errors import VerificationError
-from netscript_workers.strict_json import MalformedError, parse
+from netscript_workers.strict_json import MalformedError
 
 Encoding: TypeAlias = Literal["hex", "base64"]
 Unit: TypeAlias = Literal["s", "ms", "iso"]
@@ -183,7 +183,7 @@ def read_body(request: RawRequest) -> Any:
         VerificationError: It is none.
     """
     try:
-        return parse(request.body)
+        return request.json()
     except MalformedError:
         raise VerificationError("body-malformed") from None
 
@@ -191,7 +191,7 @@ def read_body(request: RawRequest) -> Any:
 def peek(request: RawRequest) -> Any:
     """Read a body that is proven; what is no JSON says nothing here, and is refused later."""
     try:
-        return parse(request.body)
+        return request.json()
     except MalformedError:
         return None
 

@@ -21,8 +21,9 @@ from netscript_triggers.keys import key_of
 from netscript_triggers.media import PARSES, Parse, UnsupportedError, check_media
 from netscript_triggers.payloads import read_payload
 from netscript_triggers.testing import fire, signed_request
-from netscript_triggers.verifiers import Verified
+from netscript_triggers.verifiers import RawRequest, Verified
 from netscript_workers import PayloadInvalidError
+from netscript_workers.strict_json import MalformedError
 
 EVENT = {"specversion": "1.0", "id": "1", "source": "/shop", "type": "paid", "data": {"cents": 5}}
 
@@ -78,6 +79,27 @@ def test_a_models_lists_are_lists_also_where_a_field_is_there_once() -> None:
 
 def test_a_raw_body_is_its_bytes() -> None:
     assert read("raw", b"<a>\xff\0</a>") == b"<a>\xff\0</a>"
+
+
+@pytest.mark.parametrize("parse", ["json", "cloudevents"])
+def test_a_body_that_its_verifier_has_read_is_not_read_again(parse: Parse) -> None:
+    body, headers = structured() if parse == "cloudevents" else (b'{"data":{"cents":5}}', {})
+    request = RawRequest("POST", "/w", [], body)
+    payload, _ = read_payload(hook(parse=parse), body, headers, request)
+    assert payload == {"cents": 5} if parse == "cloudevents" else {"data": {"cents": 5}}
+    known = request.json()["data"]
+    assert known is (payload if parse == "cloudevents" else payload["data"])
+    packed = gzip.compress(b'{"cents":6}')
+    unpacked = RawRequest("POST", "/w", [], packed)
+    how = hook(decompress=True)
+    assert read_payload(how, packed, {"content-encoding": "gzip"}, unpacked)[0] == {"cents": 6}
+
+
+def test_what_can_not_be_read_is_refused_each_time() -> None:
+    request = RawRequest("POST", "/w", [], b'{"a":1,"a":2}')
+    for _ in range(2):
+        with pytest.raises(MalformedError, match="twice"):
+            request.json()
 
 
 def structured(**changes: Any) -> tuple[bytes, dict[str, str]]:
