@@ -9,13 +9,22 @@ if TYPE_CHECKING:
     from netscript_triggers.actions import Defer, defer
     from netscript_triggers.circuits import Circuit
     from netscript_triggers.definitions import (
+        FileWatchDefinition,
         ManualDefinition,
         TriggerContext,
         TriggerDefinition,
         WebhookDefinition,
     )
-    from netscript_triggers.events import EventStatus, ManualEvent, TriggerEvent, WebhookEvent
+    from netscript_triggers.events import (
+        EventStatus,
+        FileEvent,
+        ManualEvent,
+        TriggerEvent,
+        WebhookEvent,
+    )
+    from netscript_triggers.files import define_file_watch, file_watch
     from netscript_triggers.manual import define_manual_trigger, manual_trigger
+    from netscript_triggers.settling import Stability
     from netscript_triggers.verifiers import RawRequest, Verified, Verifier
     from netscript_triggers.verifiers.hmac import HmacVerifier
     from netscript_triggers.webhooks import define_webhook, webhook
@@ -29,10 +38,13 @@ __all__ = [
     "EnqueueBatch",
     "EnqueueJob",
     "EventStatus",
+    "FileEvent",
+    "FileWatchDefinition",
     "HmacVerifier",
     "ManualDefinition",
     "ManualEvent",
     "RawRequest",
+    "Stability",
     "TriggerContext",
     "TriggerDefinition",
     "TriggerEvent",
@@ -42,10 +54,12 @@ __all__ = [
     "WebhookDefinition",
     "WebhookEvent",
     "defer",
+    "define_file_watch",
     "define_manual_trigger",
     "define_webhook",
     "enqueue_batch",
     "enqueue_job",
+    "file_watch",
     "manual_trigger",
     "webhook",
 ]
@@ -57,10 +71,13 @@ _HOMES = {
     "EnqueueBatch": "netscript_workers.batches",
     "EnqueueJob": "netscript_workers.actions",
     "EventStatus": "netscript_triggers.events",
+    "FileEvent": "netscript_triggers.events",
+    "FileWatchDefinition": "netscript_triggers.definitions",
     "HmacVerifier": "netscript_triggers.verifiers.hmac",
     "ManualDefinition": "netscript_triggers.definitions",
     "ManualEvent": "netscript_triggers.events",
     "RawRequest": "netscript_triggers.verifiers",
+    "Stability": "netscript_triggers.settling",
     "TriggerContext": "netscript_triggers.definitions",
     "TriggerDefinition": "netscript_triggers.definitions",
     "TriggerEvent": "netscript_triggers.events",
@@ -70,10 +87,12 @@ _HOMES = {
     "WebhookDefinition": "netscript_triggers.definitions",
     "WebhookEvent": "netscript_triggers.events",
     "defer": "netscript_triggers.actions",
+    "define_file_watch": "netscript_triggers.files",
     "define_manual_trigger": "netscript_triggers.manual",
     "define_webhook": "netscript_triggers.webhooks",
     "enqueue_batch": "netscript_workers.batches",
     "enqueue_job": "netscript_workers.actions",
+    "file_watch": "netscript_triggers.files",
     "manual_trigger": "netscript_triggers.manual",
     "webhook": "netscript_triggers.webhooks",
 }

@@ -169,7 +169,7 @@ def routes(
         options = _fire_options(request)
         payload = await read_value(request)
         record = await asyncio.to_thread(_trigger, given.store, trigger_id)
-        body = check_payload(record, triggers, payload)
+        body = await asyncio.to_thread(check_payload, record, triggers, payload)
         event_id, submission = fired(record, body, key=options.idempotency_key, note=options.reason)
         receipt = await given.writer.store(submission)
         if receipt.duplicate_of is not None:

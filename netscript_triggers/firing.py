@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from netscript_triggers.definitions import AnyTrigger
+from netscript_triggers.definitions import AnyTrigger, FileWatchDefinition
 from netscript_triggers.events import EventStatus
+from netscript_triggers.file_facts import payload_given
 from netscript_triggers.records import TriggerRecord
 from netscript_triggers.restoring import check_given, class_of
 from netscript_triggers.store import inbox
@@ -44,12 +45,14 @@ def check_payload(record: TriggerRecord, triggers: Mapping[str, AnyTrigger], pay
     Args:
         record: The trigger, as it is registered.
         triggers: Those this process has code for; of others the registered schema decides.
-        payload: Any JSON.
+        payload: Any JSON; of a file watch an object with the path of a file, which is looked at.
 
     Raises:
-        PayloadInvalidError: The model refuses it.
+        PayloadInvalidError: The model refuses it, or there is no such file.
     """
-    if (trigger := triggers.get(record.id)) is not None:
+    if record.kind == FileWatchDefinition.kind:
+        payload = payload_given(payload, record.definition["paths"])
+    elif (trigger := triggers.get(record.id)) is not None:
         check_given(trigger, payload)
     elif record.payload_schema is not None:
         check_schema(f'{record.kind} "{record.id}"', record.payload_schema, payload)

@@ -7,14 +7,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from netscript_triggers.definitions import AnyTrigger, WebhookDefinition
+from netscript_triggers.definitions import AnyTrigger, FileWatchDefinition, WebhookDefinition
 from netscript_triggers.events import (
     CloudEvent,
     EventStatus,
+    FileEvent,
     ManualEvent,
     TriggerEvent,
     WebhookEvent,
 )
+from netscript_triggers.file_facts import event_facts
 from netscript_triggers.paths import PATH_HEADER, parameters_of
 from netscript_triggers.payloads import read_payload
 from netscript_triggers.store.runs import StoredEvent
@@ -23,7 +25,11 @@ from netscript_workers.errors import PayloadInvalidError
 from netscript_workers.payloads import invalid_payload
 from netscript_workers.strict_json import MalformedError, parse
 
-_CLASSES: dict[str, type[TriggerEvent[Any]]] = {"webhook": WebhookEvent, "manual": ManualEvent}
+_CLASSES: dict[str, type[TriggerEvent[Any]]] = {
+    "webhook": WebhookEvent,
+    "manual": ManualEvent,
+    "file-watch": FileEvent,
+}
 
 
 def class_of(kind: str) -> type[TriggerEvent[Any]]:
@@ -77,6 +83,8 @@ def event_of(trigger: AnyTrigger, stored: StoredEvent) -> TriggerEvent[Any]:
         target = stored.headers.get(PATH_HEADER)
         parameters = None if target is None else parameters_of(trigger.path, target)
         facts = {"path_params": parameters or {}, "cloudevent": about}
+    elif isinstance(trigger, FileWatchDefinition):
+        facts = event_facts(payload)
     return class_of(trigger.kind)(
         id=stored.id,
         trigger_id=stored.trigger_id,

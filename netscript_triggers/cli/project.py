@@ -55,7 +55,10 @@ def init(
 
 def add(
     kind: Annotated[
-        str, typer.Argument(metavar="KIND", help="job, webhook or manual.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="KIND", help="job, webhook, file-watch or manual.", show_default=False
+        ),
     ],
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="As in send-receipt.", show_default=False)

@@ -58,7 +58,7 @@ def list_(
             (
                 one.id,
                 one.kind,
-                one.definition.get("path"),
+                _where(one),
                 one.definition["dispatch"],
                 "yes" if one.enabled else "no",
                 one.circuit.state,
@@ -70,6 +70,13 @@ def list_(
     )
     if total > len(found):
         typer.echo(f"{total - len(found)} more: --limit {total}", err=True)
+
+
+def _where(record: TriggerRecord) -> str | None:
+    told = record.definition
+    if "paths" not in told:
+        return told.get("path")
+    return f"{', '.join(told['patterns'])} in {', '.join(told['paths'])}"
 
 
 @app.command()

@@ -42,6 +42,9 @@ class Part:
 PARTS: Mapping[str, Part] = {
     "job": Part("jobs_dir", "netscript jobs trigger {id} --payload '{{}}' --wait"),
     "webhook": Part("triggers_dir", "netscript triggers test {id} --payload '{{}}'"),
+    "file-watch": Part(
+        "triggers_dir", 'netscript triggers fire {id} --payload \'{{"path": "a.csv"}}\''
+    ),
     "manual": Part("triggers_dir", "netscript triggers fire {id} --payload '{{}}'"),
 }
 

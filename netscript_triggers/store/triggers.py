@@ -10,7 +10,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 from sqlalchemy import Connection, Row, text
 
 from netscript_triggers.circuits import UNTOUCHED, TriggerState
-from netscript_triggers.definitions import AnyTrigger, WebhookDefinition
+from netscript_triggers.definitions import AnyTrigger, FileWatchDefinition, WebhookDefinition
 from netscript_triggers.records import CircuitRecord, TriggerRecord
 from netscript_triggers.store import states
 from netscript_workers.clock import from_micros
@@ -101,6 +101,20 @@ def _definition(trigger: AnyTrigger) -> dict[str, Any]:
             "secret_env": None if callable(trigger.secret_env) else trigger.secret_env,
             "dedupe": trigger.dedupe,
             "max_body": trigger.max_body,
+        }
+    elif isinstance(trigger, FileWatchDefinition):
+        shown |= {
+            "paths": trigger.paths,
+            "patterns": trigger.selection.patterns.patterns,
+            "ignored": trigger.selection.ignored.patterns,
+            "on": trigger.on,
+            "debounce": trigger.debounce,
+            "stability_interval": trigger.stability.interval,
+            "stability_checks": trigger.stability.checks,
+            "existing": trigger.existing,
+            "recursive": trigger.selection.recursive,
+            "polling": trigger.polling,
+            "poll_interval": trigger.poll_interval,
         }
     return shown
 
