@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from netscript_triggers.actions import Defer, defer
     from netscript_triggers.circuits import Circuit
     from netscript_triggers.definitions import (
+        FileWatchDefinition,
         ManualDefinition,
         ScheduleDefinition,
         TriggerContext,
@@ -17,14 +18,17 @@ if TYPE_CHECKING:
     )
     from netscript_triggers.events import (
         EventStatus,
+        FileEvent,
         ManualEvent,
         ScheduledTime,
         ScheduleEvent,
         TriggerEvent,
         WebhookEvent,
     )
+    from netscript_triggers.files import define_file_watch, file_watch
     from netscript_triggers.manual import define_manual_trigger, manual_trigger
     from netscript_triggers.schedules import define_schedule, schedule
+    from netscript_triggers.settling import Stability
     from netscript_triggers.verifiers import RawRequest, Verified, Verifier
     from netscript_triggers.verifiers.hmac import HmacVerifier
     from netscript_triggers.webhooks import define_webhook, webhook
@@ -38,6 +42,8 @@ __all__ = [
     "EnqueueBatch",
     "EnqueueJob",
     "EventStatus",
+    "FileEvent",
+    "FileWatchDefinition",
     "HmacVerifier",
     "ManualDefinition",
     "ManualEvent",
@@ -45,6 +51,7 @@ __all__ = [
     "ScheduleDefinition",
     "ScheduleEvent",
     "ScheduledTime",
+    "Stability",
     "TriggerContext",
     "TriggerDefinition",
     "TriggerEvent",
@@ -54,11 +61,13 @@ __all__ = [
     "WebhookDefinition",
     "WebhookEvent",
     "defer",
+    "define_file_watch",
     "define_manual_trigger",
     "define_schedule",
     "define_webhook",
     "enqueue_batch",
     "enqueue_job",
+    "file_watch",
     "manual_trigger",
     "schedule",
     "webhook",
@@ -71,6 +80,8 @@ _HOMES = {
     "EnqueueBatch": "netscript_workers.batches",
     "EnqueueJob": "netscript_workers.actions",
     "EventStatus": "netscript_triggers.events",
+    "FileEvent": "netscript_triggers.events",
+    "FileWatchDefinition": "netscript_triggers.definitions",
     "HmacVerifier": "netscript_triggers.verifiers.hmac",
     "ManualDefinition": "netscript_triggers.definitions",
     "ManualEvent": "netscript_triggers.events",
@@ -78,6 +89,7 @@ _HOMES = {
     "ScheduleDefinition": "netscript_triggers.definitions",
     "ScheduleEvent": "netscript_triggers.events",
     "ScheduledTime": "netscript_triggers.events",
+    "Stability": "netscript_triggers.settling",
     "TriggerContext": "netscript_triggers.definitions",
     "TriggerDefinition": "netscript_triggers.definitions",
     "TriggerEvent": "netscript_triggers.events",
@@ -87,11 +99,13 @@ _HOMES = {
     "WebhookDefinition": "netscript_triggers.definitions",
     "WebhookEvent": "netscript_triggers.events",
     "defer": "netscript_triggers.actions",
+    "define_file_watch": "netscript_triggers.files",
     "define_manual_trigger": "netscript_triggers.manual",
     "define_schedule": "netscript_triggers.schedules",
     "define_webhook": "netscript_triggers.webhooks",
     "enqueue_batch": "netscript_workers.batches",
     "enqueue_job": "netscript_workers.actions",
+    "file_watch": "netscript_triggers.files",
     "manual_trigger": "netscript_triggers.manual",
     "schedule": "netscript_triggers.schedules",
     "webhook": "netscript_triggers.webhooks",

@@ -9,7 +9,7 @@ import resource
 import signal
 import socket
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 
 import uvicorn
@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from netscript_triggers.answers import App
 from netscript_triggers.api import routes
 from netscript_triggers.coordinator import Coordinator
+from netscript_triggers.file_watcher import FileWatcher
 from netscript_triggers.gates import Gates
 from netscript_triggers.guard import guarded
 from netscript_triggers.handlers import Handlers
@@ -105,11 +106,15 @@ def create_server(settings: Settings, *, dev: bool = False) -> ServerApp:
         store, writer, handlers, catalog, states=states, on_pending=processor.nudge
     )
 
+    file_watcher = FileWatcher(store, triggers.values(), states=states, window=window)
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
         writer.start()
         coordinator.start()
         processing = asyncio.create_task(processor.run())
+        loop = asyncio.get_running_loop()
+        file_watcher.start(lambda: _call_soon(loop, processor.nudge))
         try:
             yield
         finally:
@@ -121,6 +126,7 @@ def create_server(settings: Settings, *, dev: bool = False) -> ServerApp:
             report = await _shutdown(
                 settings.shutdown_timeout + _LEAVING_SECONDS,
                 # Each still hands something to the next.
+                ("file watcher", file_watcher.close),
                 ("processor", end_processor),
                 ("coordinator", coordinator.close),
                 ("writer", writer.close),
@@ -144,6 +150,11 @@ def create_server(settings: Settings, *, dev: bool = False) -> ServerApp:
     largest = max((webhook.max_body for webhook in webhooks.values()), default=0)
     limits = _limits(settings, largest)
     return ServerApp(ingress, ingress, len(triggers), len(jobs), limits)
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+    with suppress(RuntimeError):  # the loop was closed
+        loop.call_soon_threadsafe(callback)
 
 
 def _limits(settings: Settings, largest_body: int) -> Limits:

@@ -15,10 +15,12 @@ from typing import Any, Literal, TypeAlias
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from netscript_triggers.definitions import WebhookDefinition
+from netscript_triggers.definitions import FileWatchDefinition, WebhookDefinition
+from netscript_triggers.notices import fault_of
 from netscript_triggers.registry import by_path, discover_triggers
+from netscript_triggers.roots import is_left
 from netscript_triggers.secrets import check_triggers, secrets_of
-from netscript_triggers.store import states
+from netscript_triggers.store import files, states
 from netscript_triggers.store.arrears import MOST, Arrears, arrears
 from netscript_workers import __version__
 from netscript_workers.clock import MICROSECONDS
@@ -91,6 +93,9 @@ def _definitions(settings: Settings) -> Iterator[Finding]:
     yield _counted("triggers", len(triggers), settings.triggers_dir, hint)
     for webhook in by_path(triggers).values():
         yield _secret(webhook, settings.public_url)
+    for trigger in triggers.values():
+        if isinstance(trigger, FileWatchDefinition):
+            yield from (_watched(trigger, path) for path in trigger.paths)
 
 
 def _counted(what: str, count: int, folder: str, hint: str) -> Finding:
@@ -119,6 +124,34 @@ def _secret(webhook: WebhookDefinition[Any], public_url: str) -> Finding:
         what,
         f"{names} is not set: every delivery is refused.",
         "Set it to what the sender shows; if you choose it: netscript secrets new",
+    )
+
+
+def _watched(trigger: FileWatchDefinition[Any], path: str) -> Finding:
+    what = f'file watch "{trigger.id}"'
+    place = Path(path)
+    if not place.exists():
+        return Finding(
+            "warn", what, f"{path!r} is not there; it is waited for.", "Make it, or mount it."
+        )
+    if not place.is_dir():
+        hint = "Name the directory that it is in, and a pattern."
+        return Finding("fail", what, f"{path!r} is no directory.", hint)
+    if not os.access(path, os.R_OK | os.X_OK):
+        hint = "Let the user that the server runs as read it."
+        return Finding("fail", what, f"{path!r} can't be read.", hint)
+    fault = None
+    if not trigger.polling:
+        fault = fault_of(path, recursive=trigger.selection.recursive)
+    if fault is None:
+        patterns = ", ".join(trigger.selection.patterns.patterns)
+        return Finding("ok", what, f"{patterns} in {path!r}.")
+    return Finding(
+        "warn",
+        what,
+        f"There are no notices for {path!r} ({fault}): it is looked at every "
+        f"{trigger.poll_interval:g} s.",
+        "Allow more: sysctl fs.inotify.max_user_watches=1048576; or watch with polling=True.",
     )
 
 
@@ -155,6 +188,17 @@ def _inside(store: Store) -> Iterator[Finding]:
                     "Its handler kept failing; its events wait.",
                     f"See why: netscript triggers show {trigger_id}",
                 )
+        for trigger_id, roots in files.read_all_roots(conn).items():
+            yield from (
+                Finding(
+                    "warn",
+                    f'file watch "{trigger_id}"',
+                    f"{root!r} is empty, and not the directory that it was.",
+                    "See that it is mounted; until then its files don't count as deleted.",
+                )
+                for root, inode in roots.items()
+                if is_left(root, inode)
+            )
 
 
 def _clock(now: int) -> Finding:

@@ -1,4 +1,4 @@
-"""What a trigger is: the frozen value that `@webhook`, `@schedule` or `@manual_trigger` makes."""
+"""What a trigger is: the frozen value that `@webhook` and its like make."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from typing_extensions import TypeVar
 
 from netscript_triggers.actions import TriggerAction
 from netscript_triggers.circuits import Circuit
-from netscript_triggers.events import TriggerEvent
+from netscript_triggers.events import FileChange, TriggerEvent
 from netscript_triggers.media import Parse
+from netscript_triggers.scanning import Selection
+from netscript_triggers.settling import Stability
 from netscript_triggers.verifiers import RawRequest, Verifier
 from netscript_workers.addresses import AllowList
 from netscript_workers.rates import Rate
@@ -23,6 +25,7 @@ from netscript_workers.schedules import Schedule
 R = TypeVar("R", default=Any)
 
 Dispatch: TypeAlias = Literal["inline", "background"]
+Existing: TypeAlias = Literal["take", "ignore"]
 Dedupe: TypeAlias = Literal["auto", "id"] | None
 Actions: TypeAlias = Sequence[TriggerAction] | TriggerAction | None
 SecretNames: TypeAlias = str | Sequence[str]
@@ -113,3 +116,22 @@ class ManualDefinition(TriggerDefinition[R]):
     """A trigger that people fire: over the API, with the command, from the dashboard."""
 
     kind: ClassVar[str] = "manual"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class FileWatchDefinition(TriggerDefinition[R]):
+    """A watch over directories, whose files become events when they are finished."""
+
+    kind: ClassVar[str] = "file-watch"
+
+    paths: tuple[str, ...]
+    selection: Selection
+    on: tuple[FileChange, ...]
+    debounce: float
+    stability: Stability
+    existing: Existing
+    polling: bool
+    poll_interval: float
+
+    def __repr__(self) -> str:
+        return f"<file-watch {self.id!r} over {', '.join(self.paths)} from {self.source}>"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Generic
+from typing import Any, Generic, Literal, TypeAlias
 
 from typing_extensions import TypedDict, TypeVar
 
 P = TypeVar("P", default=Any)
+
+FileChange: TypeAlias = Literal["create", "modify", "delete"]
+CHANGES: tuple[FileChange, ...] = ("create", "modify", "delete")
 
 
 class EventStatus(StrEnum):
@@ -36,7 +39,7 @@ class TriggerEvent(Generic[P]):
     Attributes:
         id: The event's id.
         trigger_id: Which trigger took it.
-        kind: `webhook`, `schedule` or `manual`.
+        kind: `webhook`, `schedule`, `file-watch` or `manual`.
         status: Where it stands while the handler runs.
         payload: The parsed body, or an instance of the trigger's model.
         headers: By lower-case name, without signatures and credentials.
@@ -143,3 +146,28 @@ class ScheduleEvent(TriggerEvent[ScheduledTime]):
     def scheduled_for(self) -> datetime:
         """The instant it is for, in UTC."""
         return datetime.fromisoformat(self.payload["scheduled_for"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEvent(TriggerEvent[P]):
+    """An event of a file that has come, has changed or is gone. Its payload tells the same.
+
+    Attributes:
+        path: Where the file is, or was. What is not UTF-8 in it stands as lone surrogates, which
+            `open()` takes.
+        name: The last part of the path.
+        root: The watched directory that it is in.
+        change: `create`, `modify` or `delete`.
+        size: In bytes.
+        modified_at: When its content was written, as the file system tells.
+        sha256: Of its content, in hex; None of a file that is gone, and was there before anybody
+            watched.
+    """
+
+    path: str = ""
+    name: str = ""
+    root: str = ""
+    change: FileChange = "create"
+    size: int = 0
+    modified_at: datetime = datetime(1970, 1, 1, tzinfo=UTC)
+    sha256: str | None = None

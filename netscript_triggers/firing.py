@@ -9,8 +9,9 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from netscript_triggers.definitions import AnyTrigger, ScheduleDefinition
+from netscript_triggers.definitions import AnyTrigger, FileWatchDefinition, ScheduleDefinition
 from netscript_triggers.events import EventStatus
+from netscript_triggers.file_facts import payload_given
 from netscript_triggers.records import TriggerRecord
 from netscript_triggers.restoring import check_given, class_of
 from netscript_triggers.schedules import at_instant, complete_time, instant_name
@@ -62,14 +63,17 @@ def check_payload(record: TriggerRecord, triggers: Mapping[str, AnyTrigger], pay
     Args:
         record: The trigger, as it is registered.
         triggers: Those this process has code for; of others the registered schema decides.
-        payload: Any JSON; of a schedule, what is left out is filled in.
+        payload: Any JSON. Of a schedule, what is left out is filled in; of a file watch it is an
+            object with the path of a file, which is looked at.
 
     Raises:
-        PayloadInvalidError: The model refuses it.
+        PayloadInvalidError: The model refuses it, or there is no such file.
     """
     if record.kind == ScheduleDefinition.kind:
         now = from_micros(SYSTEM_CLOCK.now())
         payload = complete_time(payload, record.definition["timezone"], now)
+    elif record.kind == FileWatchDefinition.kind:
+        payload = payload_given(payload, record.definition["paths"])
     elif (trigger := triggers.get(record.id)) is not None:
         check_given(trigger, payload)
     elif record.payload_schema is not None:

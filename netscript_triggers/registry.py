@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from netscript_triggers.definitions import AnyTrigger, TriggerDefinition, WebhookDefinition
+from netscript_triggers.definitions import (
+    AnyTrigger,
+    FileWatchDefinition,
+    TriggerDefinition,
+    WebhookDefinition,
+)
+from netscript_triggers.file_facts import resolve
 from netscript_triggers.paths import shape_of
 from netscript_workers.errors import (
     ConfigurationError,
@@ -33,7 +40,10 @@ def discover_triggers(
         ConfigurationError: A trigger accepts anything, and this is not development.
     """
     kind: type[AnyTrigger] = TriggerDefinition
-    found = collect(project_dir, folder, kind)
+    found = {
+        id_: _in_project(trigger, project_dir)
+        for id_, trigger in collect(project_dir, folder, kind).items()
+    }
     by_path(found)
     if not dev:
         for trigger in found.values():
@@ -43,6 +53,13 @@ def discover_triggers(
                     hint="Use a real one, or run with --dev.",
                 )
     return found
+
+
+def _in_project(trigger: AnyTrigger, project_dir: Path) -> AnyTrigger:
+    """Have the relative paths of a file watch go on from the project, wherever its server runs."""
+    if not isinstance(trigger, FileWatchDefinition):
+        return trigger
+    return replace(trigger, paths=resolve(trigger.paths, str(project_dir.absolute())))
 
 
 def by_path(

@@ -7,15 +7,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from netscript_triggers.definitions import AnyTrigger, WebhookDefinition
+from netscript_triggers.definitions import AnyTrigger, FileWatchDefinition, WebhookDefinition
 from netscript_triggers.events import (
     CloudEvent,
     EventStatus,
+    FileEvent,
     ManualEvent,
     ScheduleEvent,
     TriggerEvent,
     WebhookEvent,
 )
+from netscript_triggers.file_facts import event_facts
 from netscript_triggers.paths import PATH_HEADER, parameters_of
 from netscript_triggers.payloads import read_payload
 from netscript_triggers.store.runs import StoredEvent
@@ -27,6 +29,7 @@ from netscript_workers.strict_json import MalformedError, parse
 _CLASSES: dict[str, type[TriggerEvent[Any]]] = {
     "webhook": WebhookEvent,
     "schedule": ScheduleEvent,
+    "file-watch": FileEvent,
     "manual": ManualEvent,
 }
 
@@ -82,6 +85,8 @@ def event_of(trigger: AnyTrigger, stored: StoredEvent) -> TriggerEvent[Any]:
         target = stored.headers.get(PATH_HEADER)
         parameters = None if target is None else parameters_of(trigger.path, target)
         facts = {"path_params": parameters or {}, "cloudevent": about}
+    elif isinstance(trigger, FileWatchDefinition):
+        facts = event_facts(payload)
     return class_of(trigger.kind)(
         id=stored.id,
         trigger_id=stored.trigger_id,

@@ -7,18 +7,21 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from hashlib import sha256
+from typing import Any, cast
 from urllib.parse import urlencode
 
 from netscript_triggers.actions import TriggerAction
-from netscript_triggers.definitions import AnyTrigger, WebhookDefinition
+from netscript_triggers.definitions import AnyTrigger, FileWatchDefinition, WebhookDefinition
 from netscript_triggers.events import EventStatus
+from netscript_triggers.file_facts import FileFacts, event_facts
 from netscript_triggers.filters import type_of_event
 from netscript_triggers.handlers import Handlers
 from netscript_triggers.media import FORM, Parse
 from netscript_triggers.paths import fill
 from netscript_triggers.restoring import class_of, payload_of
 from netscript_triggers.secrets import secrets_of
+from netscript_triggers.settling import Stamp
 from netscript_triggers.verifiers import RawRequest, sign_delivery
 from netscript_triggers.verifiers.conformance import ConformanceError, check_verifier, mutations
 from netscript_workers.clock import SYSTEM_CLOCK, from_micros
@@ -131,6 +134,21 @@ def _type_of(trigger: AnyTrigger) -> str:
     return _TYPES[trigger.parse] if isinstance(trigger, WebhookDefinition) else _TYPES["json"]
 
 
+def _file_payload(payload: Any) -> Any:
+    """Make up what is missing of a file, if it has a path."""
+    if not isinstance(payload, dict):
+        return payload
+    given = cast("dict[str, Any]", payload)
+    path = given.get("path")
+    if not isinstance(path, str):
+        return given
+    stamp = Stamp(0, SYSTEM_CLOCK.now() * 1000, 0)
+    facts = FileFacts(
+        path=path, root=path.rpartition("/")[0], stamp=stamp, sha256=sha256().hexdigest()
+    )
+    return {**facts.payload("create"), **given}
+
+
 def _body(trigger: AnyTrigger, payload: Any) -> bytes:
     if isinstance(payload, bytes):
         return payload
@@ -150,7 +168,9 @@ async def fire(
 
     Args:
         trigger: Whose handler.
-        payload: The body: bytes as they are, anything else as the trigger reads it.
+        payload: The body: bytes as they are, anything else as the trigger reads it. Of a file watch
+            an object with a `path`; what is missing of the rest is made up, for there need be no
+            such file.
         headers: The event's headers; names in any case.
         path_params: What stands in the places of the path's parameters.
 
@@ -159,6 +179,8 @@ async def fire(
         HandlerError: The handler raised; the cause is chained.
         ConfigurationError: It returned something that is no action.
     """
+    if isinstance(trigger, FileWatchDefinition):
+        payload = _file_payload(payload)
     body = _body(trigger, payload)
     given = {name.lower(): value for name, value in (headers or {}).items()}
     kinds = {"content-type": _type_of(trigger), **given}
@@ -166,6 +188,8 @@ async def fire(
     facts: dict[str, Any] = {}
     if isinstance(trigger, WebhookDefinition):
         facts = {"path_params": path_params or {}, "cloudevent": about}
+    elif isinstance(trigger, FileWatchDefinition):
+        facts = event_facts(read)
     event = class_of(trigger.kind)(
         id=new_id(),
         trigger_id=trigger.id,

@@ -57,7 +57,9 @@ def add(
     kind: Annotated[
         str,
         typer.Argument(
-            metavar="KIND", help="job, webhook, schedule or manual.", show_default=False
+            metavar="KIND",
+            help="job, webhook, schedule, file-watch or manual.",
+            show_default=False,
         ),
     ],
     name: Annotated[

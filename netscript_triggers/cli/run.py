@@ -154,7 +154,8 @@ def _log(level: str) -> None:
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
     )
     # Alembic tells every start which database it looks at.
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for name in ("alembic", "watchfiles"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _end_with_parent() -> None:

@@ -59,7 +59,7 @@ def list_(
             (
                 one.id,
                 one.kind,
-                where(one.definition),
+                _where(one.definition),
                 one.definition["dispatch"],
                 "yes" if one.enabled else "no",
                 one.circuit.state,
@@ -134,18 +134,19 @@ def fire(
     window = round(load_settings(project).idempotency_hours * HOUR)
     with opened(project) as store:
         record = _record(store, trigger_id, triggers)
-        with store.begin() as conn:
-            now = store.now(conn)
+        with store.read() as conn:
             event_id, submission = new_event(
                 conn,
                 record,
                 triggers,
                 value,
-                now=now,
+                now=store.now(conn),
                 key=options.idempotency_key,
                 instant=options.scheduled_for,
                 note=options.reason,
             )
+        with store.begin() as conn:
+            now = store.now(conn)
             (receipt,) = outbox.store(conn, store.dialect, [submission], now=now, window=window)
         if receipt.duplicate_of is not None and receipt.conflict:
             raise FireConflictError(trigger_id, idempotency_key or "", receipt.duplicate_of)
@@ -220,11 +221,13 @@ def _record(
     return _record(store, trigger_id)
 
 
-def where(definition: Mapping[str, Any]) -> str | None:
+def _where(definition: Mapping[str, Any]) -> str | None:
     """Tell where a trigger's events come from, in a few words."""
-    every = definition.get("every")
-    told = definition.get("path") or definition.get("cron") or definition.get("at")
-    return f"every {every:g} s" if every else told
+    if "paths" in definition:
+        return f"{', '.join(definition['patterns'])} in {', '.join(definition['paths'])}"
+    if definition.get("every"):
+        return f"every {definition['every']:g} s"
+    return definition.get("path") or definition.get("cron") or definition.get("at")
 
 
 def _show(record: TriggerRecord, *, as_json: bool) -> None:

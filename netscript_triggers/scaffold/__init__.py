@@ -43,6 +43,9 @@ PARTS: Mapping[str, Part] = {
     "job": Part("jobs_dir", "netscript jobs trigger {id} --payload '{{}}' --wait"),
     "webhook": Part("triggers_dir", "netscript triggers test {id} --payload '{{}}'"),
     "schedule": Part("triggers_dir", "netscript triggers fire {id}"),
+    "file-watch": Part(
+        "triggers_dir", 'netscript triggers fire {id} --payload \'{{"path": "a.csv"}}\''
+    ),
     "manual": Part("triggers_dir", "netscript triggers fire {id} --payload '{{}}'"),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, Column, Index, Integer, LargeBinary, Table, Text, false
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, Table, Text, false
 
 from netscript_workers.store.schema import PREFIX, Id, Key, Micros, metadata, partial_index
 
@@ -69,4 +69,31 @@ trigger_state = Table(
     Column("probe_at", Micros),
     Column("error", Text),
     Column("changed_at", Micros, nullable=False),
+)
+
+# How far each file watch has come: how many files it has taken, and which directory stood at each
+# of its paths when all of that was last looked at.
+file_watches = Table(
+    f"{PREFIX}file_watches",
+    metadata,
+    Column("trigger_id", Key, primary_key=True),
+    Column("generation", BigInteger, nullable=False),
+    Column("roots", Text, nullable=False),
+)
+
+# The files that a file watch has taken, as long as they are there.
+files = Table(
+    f"{PREFIX}files",
+    metadata,
+    Column("trigger_id", Key, primary_key=True),
+    Column("path_digest", Key, primary_key=True),
+    Column("path", LargeBinary, nullable=False),  # as the kernel has it, which need not be text
+    Column("size", BigInteger, nullable=False),
+    Column("mtime_ns", BigInteger, nullable=False),
+    Column("inode", BigInteger, nullable=False),
+    Column("sha256", Text),
+    Column("event_id", Id),
+    Column("generation", BigInteger, nullable=False),
+    Column("taken_at", Micros, nullable=False),
+    Index(f"{PREFIX}files_inode", "trigger_id", "inode"),
 )

@@ -10,7 +10,12 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 from sqlalchemy import Connection, Row, text
 
 from netscript_triggers.circuits import UNTOUCHED, TriggerState
-from netscript_triggers.definitions import AnyTrigger, ScheduleDefinition, WebhookDefinition
+from netscript_triggers.definitions import (
+    AnyTrigger,
+    FileWatchDefinition,
+    ScheduleDefinition,
+    WebhookDefinition,
+)
 from netscript_triggers.records import CircuitRecord, TriggerRecord
 from netscript_triggers.store import states
 from netscript_workers.clock import from_micros
@@ -102,8 +107,22 @@ def _definition(trigger: AnyTrigger) -> dict[str, Any]:
             "dedupe": trigger.dedupe,
             "max_body": trigger.max_body,
         }
-    if isinstance(trigger, ScheduleDefinition):
+    elif isinstance(trigger, ScheduleDefinition):
         shown |= trigger.schedule.told()
+    elif isinstance(trigger, FileWatchDefinition):
+        shown |= {
+            "paths": trigger.paths,
+            "patterns": trigger.selection.patterns.patterns,
+            "ignored": trigger.selection.ignored.patterns,
+            "on": trigger.on,
+            "debounce": trigger.debounce,
+            "stability_interval": trigger.stability.interval,
+            "stability_checks": trigger.stability.checks,
+            "existing": trigger.existing,
+            "recursive": trigger.selection.recursive,
+            "polling": trigger.polling,
+            "poll_interval": trigger.poll_interval,
+        }
     return shown
 
 

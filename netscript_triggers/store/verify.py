@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, TextClause, text
 
 from netscript_triggers.events import EventStatus
 from netscript_triggers.store import inbox, states, verify_fires
+from netscript_triggers.store.verify_files import check_files
 from netscript_workers.store import verify as executions
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.engine import Store
@@ -42,6 +43,7 @@ def verify(store: Store, terms: Terms | None = None) -> Report:
     for select in (_LIVE, _FINISHED):
         for conn, rows, now in chunks(store, select):
             _check_causes(conn, store.dialect, rows, held_to, report, now)
+    check_files(store, held_to, report)
     with store.read() as conn:
         for trigger_id, state in states.read(conn).items():
             if state.is_open != (state.probe_at is not None):

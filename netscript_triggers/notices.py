@@ -1,0 +1,108 @@
+"""Notices of the file system: where something may have happened, as soon as it has."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Generator
+
+from watchfiles import watch
+
+logger = logging.getLogger(__name__)
+
+# Notices that come within this are passed on together.
+_GATHER_MILLISECONDS = 200
+_STEP_MILLISECONDS = 50
+_TURN_MILLISECONDS = 1_000
+_AGAIN_SECONDS = 1.0
+
+
+class Notices:
+    """Listens at one directory, in a thread of its own. Nothing depends on its being complete."""
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        recursive: bool,
+        tell: Callable[[set[str]], None],
+        lost: Callable[[], None],
+    ) -> None:
+        """Start to listen.
+
+        Args:
+            root: The directory.
+            recursive: Whether to listen at all below it.
+            tell: Called with paths, from the thread.
+            lost: Called, from the thread, when notices may have been lost.
+        """
+        self._root = root
+        self._recursive = recursive
+        self._tell = tell
+        self._lost = lost
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, name="netscript-file-notices", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there will be no more, because it was stopped or has failed."""
+        return not self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Stop listening; it takes a twentieth of a second, which is not waited for."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        has_lost = False
+        while not self._stopped.is_set():
+            try:
+                for paths in _listen(self._root, self._stopped, recursive=self._recursive):
+                    if has_lost:
+                        self._lost()
+                        has_lost = False
+                    if paths:
+                        self._tell(paths)
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                logger.warning(
+                    "there are no notices for %r, which is looked at now and then: %s",
+                    self._root, error.strerror or error,
+                )  # fmt: skip
+                return
+            except RuntimeError:  # a name that is no UTF-8, which ends the listening
+                has_lost = True
+                self._lost()
+                self._stopped.wait(_AGAIN_SECONDS)
+
+
+def fault_of(root: str, *, recursive: bool) -> str | None:
+    """Return why one can't listen at a directory, None if one can."""
+    try:
+        next(_listen(root, threading.Event(), recursive=recursive, turn=1))
+    except (OSError, RuntimeError) as error:
+        return str(error)
+    return None
+
+
+def _listen(
+    root: str, stopped: threading.Event, *, recursive: bool, turn: int = _TURN_MILLISECONDS
+) -> Generator[set[str]]:
+    """Yield the paths that are noticed, and none now and then."""
+    for changes in watch(
+        root,
+        watch_filter=None,
+        debounce=_GATHER_MILLISECONDS,
+        step=_STEP_MILLISECONDS,
+        stop_event=stopped,
+        rust_timeout=turn,
+        yield_on_timeout=True,
+        recursive=recursive,
+        force_polling=False,
+        ignore_permission_denied=True,
+        raise_interrupt=False,
+    ):
+        yield {path for _, path in changes}
