@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from netscript_triggers.answers import Refusal, later
@@ -16,6 +18,10 @@ RETRY_AFTER_SECONDS = 5
 MAX_IN_FLIGHT = 1000
 # A few of the largest bodies beside many of the usual ones.
 MAX_BYTES_IN_FLIGHT = 64 * 1_048_576
+# So many times this size is read and handled at a time of large bodies: what they hold takes up to
+# fifty times as much.
+LARGE_BODY = 65_536
+_LARGE_AT_A_TIME = 16
 
 
 class Gates:
@@ -44,6 +50,8 @@ class Gates:
         self._now = now
         self._used: dict[str, int] = {}
         self._bytes = 0
+        self._turn = asyncio.Lock()
+        self._places = asyncio.Semaphore(_LARGE_AT_A_TIME)
         self.in_flight = 0
 
     def check(self, trigger: WebhookDefinition[Any], scope: Mapping[str, Any]) -> None:
@@ -77,6 +85,21 @@ class Gates:
         """Count it no more."""
         self.in_flight -= 1
         self._bytes -= size
+
+    @asynccontextmanager
+    async def room(self, size: int) -> AsyncGenerator[None]:
+        """Wait until there is memory for what a large body holds; large ones have their turns."""
+        places = min(size // LARGE_BODY, _LARGE_AT_A_TIME)
+        taken = 0
+        try:
+            async with self._turn:
+                while taken < places:
+                    await self._places.acquire()
+                    taken += 1
+            yield
+        finally:
+            for _ in range(taken):
+                self._places.release()
 
     def _take(self, trigger: WebhookDefinition[Any]) -> None:
         rate = trigger.rate

@@ -22,7 +22,7 @@ from netscript_triggers.coordinator import Coordinator, Delivery
 from netscript_triggers.definitions import WebhookDefinition
 from netscript_triggers.events import EventStatus, WebhookEvent
 from netscript_triggers.filters import type_of_event
-from netscript_triggers.gates import RETRY_AFTER_SECONDS, Gates
+from netscript_triggers.gates import LARGE_BODY, RETRY_AFTER_SECONDS, Gates
 from netscript_triggers.keys import key_of
 from netscript_triggers.media import InflatedTooLargeError, UnsupportedError, check_media
 from netscript_triggers.paths import PATH_HEADER, Routes, raw_path
@@ -154,7 +154,10 @@ class Ingress:
         size = len(body)
         self._gates.enter(size)
         try:
-            return await self._accept(self._read(trigger, request, verified, scope))
+            if size < LARGE_BODY:
+                return await self._accept(self._read(trigger, request, verified, scope))
+            async with self._gates.room(size):
+                return await self._accept(self._read(trigger, request, verified, scope))
         finally:
             self._gates.leave(size)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from netscript_triggers import WebhookDefinition, WebhookEvent, define_webhook
 from netscript_triggers.answers import Refusal
-from netscript_triggers.gates import MAX_BYTES_IN_FLIGHT, Gates
+from netscript_triggers.gates import LARGE_BODY, MAX_BYTES_IN_FLIGHT, Gates
 from netscript_triggers.paths import Routes, fill, parameters_of
 from netscript_triggers.registry import by_path
 from netscript_triggers.secrets import secrets_of
@@ -165,3 +166,33 @@ def test_what_is_in_flight_is_bounded_in_number_and_in_bytes() -> None:
     gates.check(trigger, {})
     gates.enter(1)
     assert gates.in_flight == 2
+
+
+async def test_large_bodies_have_their_turns() -> None:
+    gates, log = Gates(), list[str]()
+    go_on = {name: asyncio.Event() for name in "abcd"}
+
+    async def read(name: str, size: int) -> None:
+        async with gates.room(size):
+            log.append(name)
+            await go_on[name].wait()
+        log.append(f"{name} done")
+
+    async def settle() -> None:
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    tasks = {
+        name: asyncio.create_task(read(name, size))
+        for name, size in {"a": 12 * LARGE_BODY, "b": 2**30, "c": LARGE_BODY, "d": 1}.items()
+    }
+    await settle()
+    assert log == ["a"]  # and who is small has its turn behind the one that is waited for
+    tasks["b"].cancel()  # its sender went away
+    await settle()
+    assert log == ["a", "c", "d"]
+    for name in "acd":
+        go_on[name].set()
+    await asyncio.gather(*tasks.values(), return_exceptions=True)
+    async with asyncio.timeout(1), gates.room(2**30):
+        pass  # all places were given back
