@@ -1,4 +1,7 @@
-"""Webhooks accepted by one server process, against a bare route in the same server."""
+"""Webhooks accepted by one server process, against a bare route in the same server.
+
+And those of one webhook while the handlers of another one block.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ import time
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import psycopg
 
@@ -27,6 +31,9 @@ from benchmarks.stores import HOME, ROOT, Kind
 from benchmarks.table import Sample
 
 CONNECTIONS = 64
+# While handlers of another webhook block, each for 200 ms: connections to either.
+_BESIDE = 8
+_BLOCKED = 64
 BARE = "bare route"
 # More than any server here takes in a second: nobody is sent the same body twice.
 MOST_PER_SECOND = 25_000
@@ -44,6 +51,10 @@ _CONTESTANTS: tuple[tuple[str, Kind | None], ...] = (
 )
 
 
+# A file of requests, and how long each of them is.
+Requests: TypeAlias = tuple[Path, int]
+
+
 @dataclass(slots=True)
 class Acceptance:
     """Rounds of load on one server after the other."""
@@ -52,17 +63,24 @@ class Acceptance:
     samples: list[Sample] = field(default_factory=list[Sample])
     faults: list[str] = field(default_factory=list[str])
     generator_cpu: list[float] = field(default_factory=list[float])
-    _warm_up: tuple[Path, int] = field(init=False)
-    _measured: tuple[Path, int] = field(init=False)
+    _warm_up: Requests = field(init=False)
+    _alone: Requests = field(init=False)
+    _measured: Requests = field(init=False)
+    _beside: Requests = field(init=False)
+    _blocked: Requests = field(init=False)
 
     def __post_init__(self) -> None:
-        """Sign what will be sent, for the warm-up and for the measurement."""
-        count = round(MOST_PER_SECOND * _WARM_UP_SECONDS)
-        self._warm_up = _sign("warm-up", range(_FIRST, _FIRST + count))
-        start = _FIRST + count
-        self._measured = _sign(
-            "measured", range(start, start + round(MOST_PER_SECOND * self.seconds))
-        )
+        """Sign what will be sent, for the warm-up and for each measurement."""
+        count = round(MOST_PER_SECOND * max(self.seconds, _WARM_UP_SECONDS))
+        starts = iter(range(_FIRST, _FIRST + 10 * count, count))
+
+        def signed(name: str, path: str = "/hook") -> Requests:
+            start = next(starts)
+            return _sign(name, path, range(start, start + count))
+
+        self._warm_up, self._alone = signed("warm-up"), signed("alone")
+        self._measured, self._beside = signed("measured"), signed("beside")
+        self._blocked = signed("blocked", "/slow")
 
     def round(self, without: set[Kind]) -> None:
         """Measure every server once."""
@@ -91,10 +109,27 @@ class Acceptance:
             stored = _stored(url) - stored
             if url and not 0 <= stored - told["requests"] <= 2 * CONNECTIONS:
                 raise ContestantError(f"{told['requests']} accepted, {stored} stored")
-            rate = told["requests"] / (told["microseconds"] / 1e6)
-            values = {"accept": rate, "accept-cpu": 1e6 * cpu / told["requests"]}
+            values = {"accept-cpu": 1e6 * cpu / told["requests"], **_figures("accept", told)}
+            values |= _figures("accept-1", _load(port, self._alone, self.seconds, 1))
+            if url:
+                values["accept-beside-p99"] = self._visit_beside(port)["p99"]
             for measure, value in values.items():
                 self.samples.append(Sample(name, measure, value, watch.steal, watch.load))
+
+    def _visit_beside(self, port: int) -> dict[str, float]:
+        """Load one webhook while as many as the server takes wait for the handlers of another."""
+        line = _generator(port, self._blocked, self.seconds + 1.0, _BLOCKED)
+        with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL) as other:
+            time.sleep(0.5)
+            told = _load(port, self._beside, self.seconds, _BESIDE)
+            if other.wait(30) or told["refused"] or told["broken"]:
+                raise ContestantError("some were refused beside handlers that block")
+        return told
+
+
+def _figures(measure: str, told: dict[str, float]) -> dict[str, float]:
+    rate = told["requests"] / (told["microseconds"] / 1e6)
+    return {measure: rate, f"{measure}-p50": told["p50"], f"{measure}-p99": told["p99"]}
 
 
 @contextlib.contextmanager
@@ -127,37 +162,42 @@ def _wait_until_open(process: subprocess.Popen[str], port: int) -> None:
     raise ContestantError("the server does not listen after 20 s")
 
 
-def _sign(name: str, numbers: Iterable[int]) -> tuple[Path, int]:
+def _sign(name: str, path: str, numbers: Iterable[int]) -> Requests:
     """Write signed requests, all of one length, to a file."""
-    signed = [_request(number) for number in numbers]
-    path = HOME / "data" / f"{name}.http"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"".join(signed))
-    return path, len(signed[0])
+    signed = [_request(path, number) for number in numbers]
+    file = HOME / "data" / f"{name}.http"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"".join(signed))
+    return file, len(signed[0])
 
 
-def _request(number: int) -> bytes:
+def _request(path: str, number: int) -> bytes:
     body = json.dumps(
         {"sent": number, "orderId": f"order-{number}", "amountCents": 4200, "currency": "EUR"}
     ).encode()
     signature = hmac.digest(_SECRET.encode(), body, "sha256").hex()
     head = (
-        f"POST /hook HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         f"X-NetScript-Signature: sha256={signature}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 
 
-def _load(port: int, requests: tuple[Path, int], seconds: float) -> dict[str, float]:
-    """Send requests over 64 connections for a while; return what the generator counted."""
+def _generator(port: int, requests: Requests, seconds: float, connections: int) -> list[str]:
     path, length = requests
     if shutil.which("wrk"):
-        line = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "--latency"]
-        line += ["-s", str(Path(__file__).with_name("accept.lua"))]
-        line += [f"http://127.0.0.1:{port}/", "--", str(path), str(length)]
-    else:
-        line = [sys.executable, "-m", "benchmarks.load", str(port), str(path), str(length)]
-        line += [str(CONNECTIONS), str(seconds)]
+        script = str(Path(__file__).with_name("accept.lua"))
+        line = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "-s", script]
+        return [*line, f"http://127.0.0.1:{port}/", "--", str(path), str(length)]
+    line = [sys.executable, "-m", "benchmarks.load", str(port), str(path), str(length)]
+    return [*line, str(connections), str(seconds)]
+
+
+def _load(
+    port: int, requests: Requests, seconds: float, connections: int = CONNECTIONS
+) -> dict[str, float]:
+    """Send requests for a while; return what the generator counted."""
+    line = _generator(port, requests, seconds, connections)
     done = subprocess.run(line, check=False, capture_output=True, text=True, cwd=ROOT)
     lines = [one for one in done.stdout.splitlines() if one.startswith("{")]
     if done.returncode or not lines:

@@ -49,6 +49,22 @@ def _runners(slots: int) -> tuple[Line, ...]:
     )
 
 
+def _waits(store: str, ours: str) -> tuple[Line, ...]:
+    """Lines of how long senders wait; what a bare route takes is in the details."""
+    return (
+        Line(f"webhook accepted, {store}, 1 connection", "accept-1", "/s", ours, SHARE, (BARE,)),
+        *(
+            Line(f"… {told}, {percentile}", f"{measure}-{percentile}", "ms", ours, _at_most(limit))
+            for measure, told, p50, p99 in (
+                ("accept-1", "1 connection", 5, 20),
+                ("accept", "64 connections", 40, 100),
+            )
+            for percentile, limit in (("p50", p50), ("p99", p99))
+        ),
+        Line("… beside handlers that block, p99", "accept-beside-p99", "ms", ours, _at_most(50)),
+    )
+
+
 # By the name that `--only` takes.
 GROUPS: dict[str, tuple[Line, ...]] = {
     "accept": (
@@ -70,6 +86,8 @@ GROUPS: dict[str, tuple[Line, ...]] = {
             CPU_SHARE,
             (BARE,),
         ),
+        *_waits("SQLite", OURS_SQLITE),
+        *_waits("PostgreSQL", OURS_PG),
     ),
     "drain": (
         Line("drained, PostgreSQL, 100 slots", "drain pg", "/s", OURS_PG, AHEAD),
