@@ -146,10 +146,18 @@ def _depth(body: bytes) -> int:
     if b'"' in marks:  # every other piece between quotes is a text, with brackets in it
         marks = b"".join(marks.split(b'"')[::2])
     # Every innermost pair ends a way down: leaving them all out, many at once, is one level.
-    steps = array("b", marks.replace(_DOWN + _UP, b""))
-    return 1 + max(accumulate(steps), default=0)
+    steps = marks.replace(_DOWN + _UP, b"")
+    depth, deepest = 0, 0
+    for place in range(0, len(steps), _BLOCK):
+        block = steps[place : place + _BLOCK]
+        down = block.count(_DOWN)
+        if depth + down > deepest:  # it may go deeper than all before
+            deepest = max(deepest, depth + max(accumulate(array("b", block))))
+        depth += 2 * down - len(block)
+    return 1 + deepest
 
 
+_BLOCK = 64
 _DOWN, _UP = b"\x01", b"\xff"
 _STEPS = bytes.maketrans(b"[{]}", 2 * _DOWN + 2 * _UP)
 _NO_MARKS = bytes(set(range(256)) - set(b'[{]}"'))

@@ -1,7 +1,8 @@
 """Public keys and certificates from their provider: only where they are known to be, and seldom.
 
 What a request says may choose among documents of fixed hosts, never a host. Each is kept; what is
-not there is remembered too; and however many requests ask for new ones, few are fetched.
+not there is remembered too, apart from it; and however many requests ask for new ones, few are
+fetched, and those that are known are renewed all the same.
 """
 
 from __future__ import annotations
@@ -29,33 +30,50 @@ class Documents:
     Their hosts are the caller's to check; it never asks for one that a request could choose.
     """
 
-    def __init__(self, *, lifetime: float = 3600.0, burst: int = 10, most: int = 64) -> None:
+    def __init__(
+        self, *, lifetime: float = 3600.0, burst: int = 10, most: int = 64, failures: int = 256
+    ) -> None:
         """Keep nothing yet.
 
         Args:
             lifetime: Seconds that a document is good for.
-            burst: How many are fetched in a minute at most.
+            burst: How many that were never had are fetched in a minute at most.
             most: How many are kept.
+            failures: Of how many it is remembered that they are not to be had.
         """
         self._lifetime = lifetime
-        self._burst = burst
         self._most = most
-        self._kept: OrderedDict[str, tuple[bytes | None, float]] = OrderedDict()
+        self._failures = failures
+        self._kept: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
+        self._failed: OrderedDict[str, float] = OrderedDict()
         self._started: deque[float] = deque(maxlen=burst)
         self._under_way: dict[str, asyncio.Future[None]] = {}
 
     def get(self, name: str, now: float) -> bytes | None:
         """Return a document that is here and still good."""
-        content, since = self._kept.get(name, (None, 0.0))
-        return content if since <= now < since + self._lifetime else None
+        kept = self._kept.get(name)
+        if kept is None or not kept[1] <= now < kept[1] + self._lifetime:
+            return None
+        self._kept.move_to_end(name)
+        return kept[0]
 
     def age(self, name: str, now: float) -> float:
         """Return the seconds since it was last asked for, with or without success."""
-        kept = self._kept.get(name)
-        return float("inf") if kept is None else now - kept[1]
+        _, fetched = self._kept.get(name, (b"", float("-inf")))
+        return now - max(fetched, self._failed.get(name, float("-inf")))
 
     def put(self, name: str, content: bytes | None, now: float) -> None:
-        """Keep a document; None says that it is not to be had."""
+        """Keep a document; None says that it is not to be had.
+
+        What could not be renewed stays what it was for as long as it was good, and stays known.
+        """
+        if content is None:
+            self._failed[name] = now
+            self._failed.move_to_end(name)
+            while len(self._failed) > self._failures:
+                self._failed.popitem(last=False)
+            return
+        self._failed.pop(name, None)
         self._kept[name] = (content, now)
         self._kept.move_to_end(name)
         while len(self._kept) > self._most:
@@ -77,22 +95,26 @@ class Documents:
         if waiting is not None:
             await asyncio.shield(waiting)
             return
-        if len(self._started) == self._burst and now - self._started[0] < _WINDOW_SECONDS:
+        if not self._may_fetch(name, now):
             return
-        self._started.append(now)
         done = asyncio.get_running_loop().create_future()
         self._under_way[name] = done
         content: bytes | None = None
         try:
             content = await download(url, post)
         finally:
-            before, since = self._kept.get(name, (None, now))
-            # What could not be renewed stays what it was for as long as it was good.
-            keeps = content is None and before is not None and now < since + self._lifetime
-            if not keeps:
-                self.put(name, content, now)
+            self.put(name, content, now)
             del self._under_way[name]
             done.set_result(None)
+
+    def _may_fetch(self, name: str, now: float) -> bool:
+        """Whether it is time: for one that was had once, whatever others are asked for."""
+        if name in self._kept:
+            return self.age(name, now) >= _WINDOW_SECONDS
+        if len(self._started) == self._started.maxlen and now - self._started[0] < _WINDOW_SECONDS:
+            return False
+        self._started.append(now)
+        return True
 
 
 async def download(url: str, post: Mapping[str, str] | None = None) -> bytes | None:

@@ -6,8 +6,9 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import urlencode
 
+from netscript_triggers.forms import read_pairs
 from netscript_triggers.verifiers import RawRequest, Scheme, Signed, Verified
 from netscript_triggers.verifiers.headers import replace_body
 from netscript_triggers.verifiers.keys import Mac, check, prove
@@ -26,6 +27,7 @@ from netscript_triggers.verifiers.reading import (
 )
 from netscript_workers.errors import ConfigurationError, VerificationError
 from netscript_workers.ids import new_id
+from netscript_workers.strict_json import MalformedError
 
 _MAX_ITEMS = 100
 _MAX_PAIRS = 16
@@ -224,20 +226,19 @@ class BraintreeVerifier(Scheme):
             VerificationError: Something is missing, repeated, malformed or wrong.
         """
         fields = _form(request)
-        payload, given = fields.get("bt_payload", ""), fields.get("bt_signature", "")
-        if not payload or not given:
+        message, given = fields.get(b"bt_payload"), fields.get(b"bt_signature")
+        if not message or not given:
             raise VerificationError("signature-missing")
-        pairs = [pair.partition("|") for pair in given.split("&", _MAX_PAIRS)]
-        message = payload.encode("utf-8", "surrogatepass")
+        pairs = [pair.partition(b"|") for pair in given.split(b"&", _MAX_PAIRS)]
         if not any(secrets):
             raise VerificationError("secret-missing")
         key, proven = Mac("sha1", "sha1"), False
         for secret in secrets:
             public, _, private = secret.partition(b":")
-            mine = [text for name, _, text in pairs if name.encode("utf-8", "replace") == public]
+            mine = [text for name, _, text in pairs if name == public]
             if not public or not private or not mine:
                 continue
-            signatures = [decode(text.encode("ascii", "replace"), "hex", key.size) for text in mine]
+            signatures = [decode(text, "hex", key.size) for text in mine]
             # A line end at the end of the payload may have been lost in the form.
             proven |= key.matches(message, signatures, private)
             proven |= key.matches(message + b"\n", signatures, private)
@@ -266,11 +267,10 @@ class BraintreeVerifier(Scheme):
         return Signed(headers, signed.body, request.query)
 
 
-def _form(request: RawRequest) -> dict[str, str]:
+def _form(request: RawRequest) -> dict[bytes, bytes]:
     try:
-        text = request.body.decode("utf-8")
-        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=_MAX_PAIRS)
-    except ValueError:
+        pairs = read_pairs(request.body, _MAX_PAIRS)
+    except MalformedError:
         raise VerificationError("form-malformed") from None
     if len(dict(pairs)) < len(pairs):
         raise VerificationError("form-malformed")

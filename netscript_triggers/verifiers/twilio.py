@@ -10,13 +10,14 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import parse_qsl
 
+from netscript_triggers.forms import read_pairs
 from netscript_triggers.verifiers import RawRequest, Scheme, Signed, Verified
 from netscript_triggers.verifiers.headers import replace_body
 from netscript_triggers.verifiers.keys import Algorithm, Mac, prove
 from netscript_triggers.verifiers.reading import as_text, decode
 from netscript_workers.errors import VerificationError
+from netscript_workers.strict_json import MalformedError
 
 _SIGNATURE = (b"x-twilio-signature",)
 _ID = (b"i-twilio-idempotency-token",)
@@ -114,15 +115,9 @@ def _is_form(request: RawRequest) -> bool:
 
 def _pairs(text: bytes) -> list[tuple[bytes, bytes]]:
     try:
-        pairs = parse_qsl(
-            text.decode("latin-1"),  # so that bytes stay what they are, also those behind escapes
-            keep_blank_values=True,
-            encoding="latin-1",
-            max_num_fields=_MAX_FIELDS,
-        )
-    except ValueError:
+        return read_pairs(text, _MAX_FIELDS)
+    except MalformedError:
         raise VerificationError("form-malformed") from None
-    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in pairs]
 
 
 def _other_port(url: bytes) -> bytes:

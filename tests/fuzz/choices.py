@@ -32,6 +32,10 @@ WORDS: tuple[bytes, ...] = (
 )
 
 
+# Twice what a body may have: more would try nothing else.
+MOST = 2_097_152
+
+
 class Choices:
     """Takes choices off some bytes; without any left, always the first one."""
 
@@ -86,4 +90,4 @@ class Choices:
                 made = self.word() * (1 + self.number(200))
             case _:
                 made = self.some(255)
-        return made
+        return made[:MOST]

@@ -8,14 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
+from urllib.parse import parse_qsl
 
 from netscript_triggers import WebhookEvent, define_webhook
+from netscript_triggers.forms import MAX_FIELDS, read_pairs
 from netscript_triggers.media import PARSES, UnsupportedError, check_media
 from netscript_triggers.payloads import read_payload
 from netscript_triggers.verifiers import RawRequest, Scheme, Verified, Verifier
 from netscript_triggers.verifiers.conformance import NOW, signed
 from netscript_triggers.verifiers.presets import PRESETS
 from netscript_workers.errors import PayloadInvalidError, VerificationError
+from netscript_workers.strict_json import MalformedError
 from tests.fuzz.choices import Choices
 from tests.unit.triggers.verifiers.samples import (
     TOKENS,
@@ -147,7 +150,7 @@ def meddled(request: RawRequest, choices: Choices) -> RawRequest:
 def _nothing(event: WebhookEvent) -> None: ...
 
 
-_HOOKS = {
+HOOKS = {
     (parse, packed): define_webhook(
         _nothing, id="w", path="/w", verifier="memory", parse=parse, decompress=packed
     )
@@ -166,12 +169,24 @@ def body(choices: Choices) -> None:
             place = choices.number(len(headers))
             headers[place] = (headers[place][0], choices.meddled(headers[place][1]))
     agree(content)
-    hook = _HOOKS[choices.pick(list(_HOOKS))]
+    _agree_on_pairs(content)
+    hook = HOOKS[choices.pick(list(HOOKS))]
     kept = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
     with contextlib.suppress(UnsupportedError):
         check_media(headers, hook.parse, decompress=hook.decompress)
     with contextlib.suppress(PayloadInvalidError):
         read_payload(hook, content, kept)
+
+
+def _agree_on_pairs(content: bytes) -> None:
+    """Read a form, and read it as Python does."""
+    try:
+        pairs = read_pairs(content, MAX_FIELDS)
+    except MalformedError:
+        return
+    text = content.decode("latin-1")  # so that bytes stay what they are
+    plainly = parse_qsl(text, keep_blank_values=True, encoding="latin-1")
+    assert pairs == [tuple(part.encode("latin-1") for part in pair) for pair in plainly]
 
 
 TARGETS: Mapping[str, Callable[[Choices], None]] = {"verifiers": verifier, "bodies": body}

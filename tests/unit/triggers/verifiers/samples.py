@@ -73,11 +73,11 @@ def ec_jwk(number: int = 0, **more: Any) -> dict[str, Any]:
 
 
 @lru_cache
-def certificate(number: int = 0, host: str = "sns.amazonaws.com") -> str:
-    """A certificate that signs itself."""
+def certificate(number: int = 0, host: str = "sns.amazonaws.com", at: float = NOW) -> str:
+    """A certificate that signs itself, and is in force at a moment."""
     key = rsa_key(number)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
-    moment = datetime.fromtimestamp(NOW, UTC)
+    moment = datetime.fromtimestamp(at, UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(name)
