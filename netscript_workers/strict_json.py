@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import re
 import threading
 from array import array
 from collections.abc import Generator
@@ -12,12 +11,11 @@ from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any, cast
 
-from jiter import from_json
 from pydantic_core import SchemaValidator, ValidationError, core_schema
 
 from netscript_workers.payloads import MAX_JSON_DEPTH
 
-# Below this, keeping the collector off and looking for infinities cost more than they spare.
+# Below this a collection during the reading costs less than keeping it off.
 _LARGE = 16_384
 
 
@@ -35,29 +33,7 @@ def parse(body: bytes) -> Any:
     if len(body) < _LARGE:
         return _parse(body)
     with _COLLECTOR.paused():
-        return _parse_large(body)
-
-
-def _parse_large(body: bytes) -> Any:
-    """Read what is good, which is nearly all, in a third of the time that Python's own takes.
-
-    Whatever jiter refuses, or would take for an infinity, is for the slow way to decide.
-    """
-    try:
-        # In brackets, as its depth is one more than ours.
-        (value,) = from_json(
-            b"[%b]" % body, allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="keys"
-        )
-    except ValueError:
         return _parse(body)
-    return _parse(body) if _may_hold_infinity(body) else value
-
-
-def _may_hold_infinity(body: bytes) -> bool:
-    """Tell whether a number has an exponent of three digits, or two hundred digits itself."""
-    if _EXPONENT.search(body):
-        return True
-    return b"0" * _MANY_DIGITS in body.translate(_DIGITS)
 
 
 class _Collector:
@@ -161,9 +137,6 @@ _BLOCK = 64
 _DOWN, _UP = b"\x01", b"\xff"
 _STEPS = bytes.maketrans(b"[{]}", 2 * _DOWN + 2 * _UP)
 _NO_MARKS = bytes(set(range(256)) - set(b'[{]}"'))
-_EXPONENT = re.compile(rb"[eE]\+?[0-9]{3}")
-_MANY_DIGITS = 200
-_DIGITS = bytes(0x30 if chr(byte).isdigit() and byte < 0x80 else 0x20 for byte in range(256))
 _COLLECTOR = _Collector()
 # Pydantic's own reading of a float refuses infinity, in a third of the time that Python takes.
 _finite = SchemaValidator(core_schema.float_schema(allow_inf_nan=False)).validate_python

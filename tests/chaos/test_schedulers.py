@@ -94,21 +94,23 @@ def test_four_schedulers_killed_fifty_times_fire_each_second_once(
     store.dispose()
 
 
-def _instants(store: Store) -> list[datetime]:
+def _instants(store: Store, outcome: str = "fired") -> list[datetime]:
     sql = (
-        "SELECT nominal_at FROM netscript_schedule_fires WHERE outcome = 'fired' "
+        "SELECT nominal_at FROM netscript_schedule_fires WHERE outcome = :outcome "
         "AND schedule_id = 'trigger:tick' ORDER BY nominal_at"
     )
-    return [from_micros(at) for (at,) in rows(store, sql)]
+    return [from_micros(at) for (at,) in rows(store, sql, outcome=outcome)]
 
 
 def _assert_each_is_one_event(store: Store) -> None:
+    # More than a hundred that nobody was there for, on a slow machine, are not all made up for.
     came = _instants(store)
-    assert came == [came[0] + timedelta(seconds=n) for n in range(len(came))]
+    known = sorted([*came, *_instants(store, "skipped")])
+    assert known == [known[0] + timedelta(seconds=n) for n in range(len(known))]
     told = rows(store, "SELECT status, executions FROM netscript_trigger_events")
     assert len(told) == len(came)
     for status, executions in told:
-        assert (status, executions.count("-")) in {("completed", 12), ("failed", 0)}
+        assert (status, executions.count("-")) in {("completed", 12), ("failed", 0), ("pending", 0)}
     done = sum(status == "completed" for status, _ in told)
     assert scalar(store, "SELECT count(*) FROM netscript_executions") == 3 * done
     report = verify(store)
