@@ -1,0 +1,18 @@
+"""Minutes of kills beside slow writers: run by `make chaos`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.file_deaths import watch_under_kills
+
+pytestmark = pytest.mark.chaos
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+def test_two_thousand_files_are_one_event_each_however_often_servers_are_killed(
+    database_url: str, tmp_path: Path, servers: int
+) -> None:
+    print(watch_under_kills(database_url, tmp_path, count=2000, kills=20, servers=servers))
