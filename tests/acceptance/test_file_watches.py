@@ -1,4 +1,4 @@
-"""File watches in real servers: killed, fired by hand, and told of by the commands."""
+"""File watches in a real server: fired by hand, and told of by the commands."""
 
 from __future__ import annotations
 
@@ -6,15 +6,9 @@ import json
 from pathlib import Path
 
 from netscript_workers.store.engine import Store
-from tests.chaos.file_deaths import project, watch_under_kills
+from tests.chaos.file_deaths import project
 from tests.support import Process, eventually, free_port, netscript, wait_until_answers
 from tests.watching import events
-
-
-def test_servers_killed_while_files_are_written_take_each_once(
-    database_url: str, tmp_path: Path
-) -> None:
-    print(watch_under_kills(database_url, tmp_path, count=60, kills=3))
 
 
 def test_a_watch_is_listed_fired_and_checked(sqlite_url: str, tmp_path: Path) -> None:

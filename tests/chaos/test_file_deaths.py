@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.file_deaths import watch_under_kills
+from tests.chaos.file_deaths import Servers, project, watch_under_kills
 
 pytestmark = pytest.mark.chaos
 
@@ -15,4 +15,6 @@ pytestmark = pytest.mark.chaos
 def test_two_thousand_files_are_one_event_each_however_often_servers_are_killed(
     database_url: str, tmp_path: Path, servers: int
 ) -> None:
-    print(watch_under_kills(database_url, tmp_path, count=2000, kills=20, servers=servers))
+    inbox = project(tmp_path) / "inbox"
+    watchers = Servers(tmp_path, database_url, servers)
+    print(watch_under_kills(database_url, inbox, watchers, count=2000, kills=20))

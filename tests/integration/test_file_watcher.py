@@ -17,9 +17,10 @@ from netscript_triggers.circuits import TriggerState
 from netscript_triggers.file_watcher import FileWatcher
 from netscript_triggers.states import TriggerStates
 from netscript_workers.store.engine import Store
+from tests.chaos.file_deaths import INTERVAL, watch_under_kills
 from tests.proxy import Proxy
 from tests.support import eventually
-from tests.watching import check, events, watch_of
+from tests.watching import Forked, check, events, watch_of
 
 QUICK: dict[str, Any] = {"stability": Stability(interval=0.02, checks=2), "poll_interval": 60.0}
 
@@ -153,3 +154,12 @@ def test_a_watcher_without_watches_starts_nothing(store: Store) -> None:
     watcher = FileWatcher(store, [], states=TriggerStates())
     watcher.start()
     watcher.close()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_whoever_watches_is_killed_and_each_file_is_taken_once(
+    database_url: str, inbox: Path, count: int
+) -> None:
+    pace = 0.4
+    watchers = Forked(database_url, inbox, count, pace * INTERVAL)
+    print(watch_under_kills(database_url, inbox, watchers, count=60, kills=4, pace=pace))
