@@ -6,7 +6,8 @@ import logging
 import threading
 from collections.abc import Callable, Generator
 
-from watchfiles import watch
+from watchfiles import Change, watch
+from watchfiles.main import FileChange
 
 logger = logging.getLogger(__name__)
 
@@ -56,17 +57,11 @@ class Notices:
         self._stopped.set()
 
     def _run(self) -> None:
-        has_lost = False
         while not self._stopped.is_set():
             try:
-                for paths in _listen(self._root, self._stopped, recursive=self._recursive):
-                    if has_lost:
-                        self._lost()
-                        has_lost = False
-                    if paths:
-                        self._tell(paths)
+                self._listen()
             except FileNotFoundError:
-                return
+                pass
             except OSError as error:
                 logger.warning(
                     "there are no notices for %r, which is looked at now and then: %s",
@@ -74,9 +69,20 @@ class Notices:
                 )  # fmt: skip
                 return
             except RuntimeError:  # a name that is no UTF-8, which ends the listening
-                has_lost = True
                 self._lost()
-                self._stopped.wait(_AGAIN_SECONDS)
+            self._stopped.wait(_AGAIN_SECONDS)
+
+    def _listen(self) -> None:
+        """Pass on what is noticed, until the directory is gone."""
+        is_new = True
+        for changes in _listen(self._root, self._stopped, recursive=self._recursive):
+            if is_new:  # what came before is not noticed
+                self._lost()
+                is_new = False
+            if changes:
+                self._tell({path for _, path in changes})
+            if (Change.deleted, self._root) in changes:
+                return
 
 
 def fault_of(root: str, *, recursive: bool) -> str | None:
@@ -90,9 +96,9 @@ def fault_of(root: str, *, recursive: bool) -> str | None:
 
 def _listen(
     root: str, stopped: threading.Event, *, recursive: bool, turn: int = _TURN_MILLISECONDS
-) -> Generator[set[str]]:
-    """Yield the paths that are noticed, and none now and then."""
-    for changes in watch(
+) -> Generator[set[FileChange]]:
+    """Yield what is noticed, and nothing now and then."""
+    yield from watch(
         root,
         watch_filter=None,
         debounce=_GATHER_MILLISECONDS,
@@ -104,5 +110,4 @@ def _listen(
         force_polling=False,
         ignore_permission_denied=True,
         raise_interrupt=False,
-    ):
-        yield {path for _, path in changes}
+    )

@@ -136,17 +136,22 @@ def _type_of(trigger: AnyTrigger) -> str:
 
 def _file_payload(payload: Any) -> Any:
     """Make up what is missing of a file, if it has a path."""
-    if not isinstance(payload, dict):
+    path = _path_in(payload)
+    if path is None:
         return payload
-    given = cast("dict[str, Any]", payload)
-    path = given.get("path")
-    if not isinstance(path, str):
-        return given
-    stamp = Stamp(0, SYSTEM_CLOCK.now() * 1000, 0)
     facts = FileFacts(
-        path=path, root=path.rpartition("/")[0], stamp=stamp, sha256=sha256().hexdigest()
+        path=path,
+        root=path.rpartition("/")[0],
+        stamp=Stamp(0, SYSTEM_CLOCK.now() * 1000, 0),
+        sha256=sha256().hexdigest(),
     )
-    return {**facts.payload("create"), **given}
+    return {**facts.payload("create"), **payload}
+
+
+def _path_in(payload: Any) -> str | None:
+    given = cast("dict[str, Any]", payload) if isinstance(payload, dict) else {}
+    path = given.get("path")
+    return path if isinstance(path, str) else None
 
 
 def _body(trigger: AnyTrigger, payload: Any) -> bytes:

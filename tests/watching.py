@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
+from multiprocessing import get_context
+from multiprocessing.context import ForkServerProcess
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
 from netscript_triggers import FileEvent, FileWatchDefinition, Stability, define_file_watch
+from netscript_triggers.file_watcher import FileWatcher
 from netscript_triggers.file_watching import FileWatch
+from netscript_triggers.states import TriggerStates
 from netscript_triggers.store.verify import verify
 from netscript_workers.store.engine import Store
 from tests.kit import rows, scalar
@@ -71,3 +77,47 @@ def check(store: Store) -> None:
     found = verify(store)
     assert not found.findings, str(found)
     assert found.checked["files"] == scalar(store, "SELECT count(*) FROM netscript_files")
+
+
+class Forked:
+    """Processes that only watch; made by a process that has imported everything, so within no time.
+
+    The files of `inbox` are finished after two looks of `interval` seconds.
+    """
+
+    def __init__(self, url: str, inbox: Path, count: int, interval: float) -> None:
+        self._context = get_context("forkserver")
+        self._context.set_forkserver_preload([__name__])
+        self._given = (url, inbox, interval)
+        self._all = [self._start() for _ in range(count)]
+
+    def _start(self) -> tuple[ForkServerProcess, Event]:
+        ready = self._context.Event()
+        process = self._context.Process(target=_watch, args=(*self._given, ready))
+        process.start()
+        return process, ready
+
+    def wait(self, number: int) -> None:
+        assert self._all[number % len(self._all)][1].wait(30)
+
+    def kill(self, number: int) -> None:
+        place = number % len(self._all)
+        self._end(self._all[place][0])
+        self._all[place] = self._start()
+
+    def end(self) -> None:
+        for process, _ in self._all:
+            self._end(process)
+
+    @staticmethod
+    def _end(process: ForkServerProcess) -> None:
+        assert process.exitcode is None
+        process.kill()
+        process.join()
+
+
+def _watch(url: str, inbox: Path, interval: float, ready: Event) -> None:
+    trigger = watch_of(inbox, poll_interval=1.0, stability=Stability(interval=interval, checks=3))
+    FileWatcher(Store(url), [trigger], states=TriggerStates()).start()
+    ready.set()
+    signal.pause()
