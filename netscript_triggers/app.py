@@ -34,7 +34,7 @@ from netscript_workers import __version__
 from netscript_workers.addresses import Clients, parse_networks
 from netscript_workers.api.app import create_app
 from netscript_workers.api.services import Services
-from netscript_workers.app import HOUR, open_store
+from netscript_workers.app import HOUR, ended, open_store
 from netscript_workers.errors import ConfigurationError
 from netscript_workers.memory import spare_what_stays
 from netscript_workers.registry import discover_jobs
@@ -257,4 +257,4 @@ def run_server(
             runner.run(serve())
     finally:
         listener.close()
-    return 0 if server.started else 1
+    return ended(0 if server.started else 1)

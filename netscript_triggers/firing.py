@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection
-
 from netscript_triggers.definitions import AnyTrigger, FileWatchDefinition, ScheduleDefinition
 from netscript_triggers.events import EventStatus
 from netscript_triggers.file_facts import payload_given
@@ -17,12 +15,13 @@ from netscript_triggers.restoring import check_given, class_of
 from netscript_triggers.schedules import at_instant, complete_time, instant_name
 from netscript_triggers.store import inbox
 from netscript_triggers.store.inbox import Disposition
-from netscript_triggers.store.schedules import check_instant
+from netscript_triggers.store.schedules import find_instant
 from netscript_workers.clock import SYSTEM_CLOCK, from_micros
 from netscript_workers.errors import PayloadInvalidError, StateError
 from netscript_workers.ids import new_id
 from netscript_workers.payloads import to_stored_json
 from netscript_workers.store.definitions import check_schema
+from netscript_workers.store.engine import Store
 from netscript_workers.store.idempotency import Key
 from netscript_workers.store.outbox import Submission
 
@@ -85,24 +84,24 @@ def check_payload(record: TriggerRecord, triggers: Mapping[str, AnyTrigger], pay
 
 
 def new_event(
-    conn: Connection,
+    store: Store,
     record: TriggerRecord,
     triggers: Mapping[str, AnyTrigger],
     payload: Any,
     *,
-    now: int,
     key: str | None = None,
     instant: datetime | None = None,
     note: str | None = None,
-) -> tuple[str, Submission]:
+) -> tuple[str, Submission | None]:
     """Return the id of a new event that somebody wants, and what stores it.
 
+    Nothing to store means that the event is there already: the one of that instant.
+
     Args:
-        conn: A connection.
+        store: Where it is to be stored; no transaction of it waits for a payload to be looked at.
         record: The trigger, as it is registered.
         triggers: Those this process has code for.
         payload: Any JSON that the trigger's model takes.
-        now: The database's present, in microseconds since the epoch.
         key: A second fire with it is the same one, within the window of idempotency keys.
         instant: Of a schedule: it is run for this one, unless it was run already.
         note: Why, in somebody's words.
@@ -112,11 +111,14 @@ def new_event(
         StateError: The trigger is disabled, or it has no such instant.
     """
     if instant is not None:
-        check_instant(conn, record, instant, from_micros(now))
         if key is not None:
             raise PayloadInvalidError(
                 "scheduled_for and idempotency_key don't go together: an instant is a key itself."
             )
+        with store.read() as conn:
+            instant, before = find_instant(conn, record, instant, from_micros(store.now(conn)))
+        if before is not None:
+            return before, None
         payload = at_instant(payload, instant)
     body = check_payload(record, triggers, payload)
     return _fired(record, body, key=key, instant=instant, note=note)

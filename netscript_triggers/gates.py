@@ -22,6 +22,8 @@ MAX_BYTES_IN_FLIGHT = 64 * 1_048_576
 # fifty times as much.
 LARGE_BODY = 65_536
 _LARGE_AT_A_TIME = 16
+# Shorter than the time after which any sender takes its delivery for lost.
+ROOM_SECONDS = 3.0
 
 
 class Gates:
@@ -88,14 +90,21 @@ class Gates:
 
     @asynccontextmanager
     async def room(self, size: int) -> AsyncGenerator[None]:
-        """Wait until there is memory for what a large body holds; large ones have their turns."""
+        """Wait until there is memory for what a large body holds; large ones have their turns.
+
+        Raises:
+            Refusal: It takes too long, for handlers of others are slow.
+        """
         places = min(size // LARGE_BODY, _LARGE_AT_A_TIME)
         taken = 0
         try:
-            async with self._turn:
-                while taken < places:
-                    await self._places.acquire()
-                    taken += 1
+            try:
+                async with asyncio.timeout(ROOM_SECONDS), self._turn:
+                    while taken < places:
+                        await self._places.acquire()
+                        taken += 1
+            except TimeoutError:
+                raise _overloaded() from None
             yield
         finally:
             for _ in range(taken):

@@ -148,16 +148,21 @@ class Ingress:
             self._public_url,
             parameters,
         )
+        if len(body) < LARGE_BODY:
+            return await self._admit(trigger, request, scope)
+        async with self._gates.room(len(body)):  # some verifiers read the body, too
+            return await self._admit(trigger, request, scope)
+
+    async def _admit(
+        self, trigger: WebhookDefinition[Any], request: RawRequest, scope: Scope
+    ) -> bytes | Answer:
         verified = await self._verify(trigger, request)
         if isinstance(verified, Answer):
             return verified
-        size = len(body)
+        size = len(request.body)
         self._gates.enter(size)
         try:
-            if size < LARGE_BODY:
-                return await self._accept(self._read(trigger, request, verified, scope))
-            async with self._gates.room(size):
-                return await self._accept(self._read(trigger, request, verified, scope))
+            return await self._accept(self._read(trigger, request, verified, scope))
         finally:
             self._gates.leave(size)
 

@@ -28,6 +28,7 @@ from netscript_workers.loops import LoopThread
 from netscript_workers.payloads import to_stored_json
 from netscript_workers.scheduler import MoreSchedules, Prepared, Schedules
 from netscript_workers.schedules import Declared, starts_at, told_late
+from netscript_workers.store import fires
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.engine import Store
 from netscript_workers.store.fires import Start, Target, unfinished_executions
@@ -98,17 +99,20 @@ class ScheduledHandlers:
             TriggerNotFoundError: This process has no code for it.
         """
         trigger = self._trigger(due)
-        if due.schedule.overlap == "skip":
-            instants = instants[-1:]  # those before would overlap with it
+        busy = False
         with self._store.read() as conn:
             now = from_micros(self._store.now(conn))
             state = states.get(conn, trigger.id)
+            if due.schedule.overlap == "skip":
+                instants = instants[-1:]  # those before would overlap with it
+                busy = fires.is_busy(conn, self._store.dialect, due.id, unfinished)
         notes: list[Note] = []
         ready: dict[datetime, Start] = {}
         until = time.monotonic() + HANDLER_SECONDS
         for instant in instants if state.enabled else ():
             event = _event(trigger, instant, now)
-            if state.is_open or time.monotonic() >= until:
+            # What is busy now, and is not any more when this is stored, is for a server to handle.
+            if busy or state.is_open or time.monotonic() >= until:
                 handled: Handled = (NewWork(), PENDING)
             else:
                 handled, note = self._handle(trigger, event)

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from types import FrameType
 from typing import Any, NoReturn, TypeAlias
@@ -38,6 +39,8 @@ from netscript_workers.worker import Worker
 
 logger = logging.getLogger(__name__)
 
+# How long threads that have nothing more to do may take to end.
+_LAST_SECONDS = 1.0
 HOUR = 3_600_000_000
 
 Jobs: TypeAlias = Mapping[str, JobDefinition[Any, Any]]
@@ -108,7 +111,7 @@ def run_worker(settings: Settings, schedules: MoreSchedules | None = None) -> in
     spare_what_stays()
     run_loop(lambda: _work(store, jobs, worker_options(settings), schedules))
     store.dispose()
-    return 0
+    return ended(0)
 
 
 def run_scheduler(settings: Settings, schedules: MoreSchedules | None = None) -> int:
@@ -152,7 +155,7 @@ def run_scheduler(settings: Settings, schedules: MoreSchedules | None = None) ->
     scheduler.stop(settings.shutdown_timeout)
     bell.close()
     store.dispose()
-    return 0
+    return ended(0)
 
 
 def open_project(settings: Settings, jobs: Jobs | None = None) -> tuple[Store, Jobs]:
@@ -214,6 +217,22 @@ async def _work(
     if left or not (worker.report and worker.report.is_clean):
         # Only the end of the process stops them; the loop would wait for them first.
         _leave(0)
+
+
+def ended(code: int) -> int:
+    """Return the exit code, once nothing keeps the process from ending.
+
+    What hangs in a thread, such as a handler that nothing can end, would keep it for ever: then it
+    ends here, at once.
+    """
+    deadline = time.monotonic() + _LAST_SECONDS
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join(max(deadline - time.monotonic(), 0.0))
+            if thread.is_alive():
+                logger.warning("ending although %s has not ended", thread.name)
+                _leave(code)
+    return code
 
 
 def _leave(code: int) -> NoReturn:

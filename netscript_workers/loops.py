@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -28,6 +29,7 @@ class LoopThread:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._lock = threading.Lock()
+        self._calls: set[Future[Any]] = set()
 
     def call(self, work: Coroutine[Any, Any, T], seconds: float) -> T:
         """Do this there, and return what it returns.
@@ -38,20 +40,27 @@ class LoopThread:
 
         Raises:
             TimeoutError: It took longer.
+            concurrent.futures.CancelledError: The loop was closed meanwhile.
         """
         with self._lock:
             if not self._thread.is_alive():
                 self._thread.start()
-        done = asyncio.run_coroutine_threadsafe(work, self._loop)
+            done = asyncio.run_coroutine_threadsafe(work, self._loop)
+            self._calls.add(done)
         try:
             return done.result(seconds)
         except TimeoutError:
             done.cancel()
             raise
+        finally:
+            with self._lock:
+                self._calls.discard(done)
 
     def close(self) -> None:
         """End the loop, whatever is under way there; nothing is called after this."""
         with self._lock:
+            for call in self._calls:
+                call.cancel()
             if self._thread.is_alive():
                 self._loop.call_soon_threadsafe(self._loop.stop)
             else:

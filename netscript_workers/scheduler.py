@@ -172,7 +172,7 @@ class Scheduler:
             self._thread.join(patience)
         self._preparers.shutdown(wait=False, cancel_futures=True)
         with self._lock:
-            preparing = list(self._preparing.values())
+            preparing = [one for one in self._preparing.values() if not one.cancelled()]
         left = None if until is None else max(0.0, until - time.monotonic())
         unfinished = wait(preparing, left).not_done
         for target in self._targets.values():
@@ -202,14 +202,15 @@ class Scheduler:
         """Look once and fire what is due; return the seconds until the next look."""
         look = self._look()
         came = look.next_at is not None and look.next_at <= look.now
-        if came or any(one.left(look.now) <= 0 for one in self._put_off.values()):
+        with self._lock:
+            put_off = [one.left(look.now) for one in self._put_off.values()]
+        if came or any(left <= 0 for left in put_off):
             self._fire_due()
             return 0.0
         waits = [_LOOK_SECONDS * _spread()]
         if look.next_at is not None:
             waits.append((look.next_at - look.now) / MICROSECONDS + _MARGIN_SECONDS)
-        waits += (one.left(look.now) for one in self._put_off.values())
-        return min(waits)
+        return min(waits + put_off)
 
     def _look(self) -> schedules.Look:
         if self._others is None:
@@ -243,13 +244,12 @@ class Scheduler:
         with self._store.read() as conn:
             now = self._store.now(conn)
             with self._lock:
-                waiting = {id_: one for id_, one in self._put_off.items() if one.left(now) > 0}
-                but = waiting.keys() | self._preparing.keys()
+                # What waits no longer is tried again, unless somebody else has dealt with it.
+                before = dict(self._put_off)
+                self._put_off = {id_: one for id_, one in before.items() if one.left(now) > 0}
+                but = self._put_off.keys() | self._preparing.keys()
             kinds = tuple(self._targets)
             found = schedules.due(conn, self._store.dialect, kinds, now, but)
-        # What waits no longer is tried again, unless somebody else has dealt with it.
-        with self._lock:
-            before, self._put_off = self._put_off, waiting
         for one in found:
             try:
                 self._begin(one, now, before.get(one.id))

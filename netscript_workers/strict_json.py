@@ -92,7 +92,7 @@ def _decode(text: str) -> Any:
             value, end = _scan(text, 0)
         except StopIteration:  # it breaks off; the other way has the words for it
             return _DECODER.decode(text)
-        if end == len(text):
+        if end == len(text) or not text[end:].strip(_BLANKS):
             return value
     return _DECODER.decode(text)
 
@@ -133,6 +133,7 @@ def _depth(body: bytes) -> int:
     return 1 + deepest
 
 
+_BLANKS = " \t\r\n"
 _BLOCK = 64
 _DOWN, _UP = b"\x01", b"\xff"
 _STEPS = bytes.maketrans(b"[{]}", 2 * _DOWN + 2 * _UP)

@@ -20,7 +20,7 @@ from netscript_workers.api.bodies import fit, read_value
 from netscript_workers.api.services import Given, Limit, Offset
 from netscript_workers.clock import from_micros
 from netscript_workers.store.engine import Store
-from netscript_workers.store.outbox import Submission
+from netscript_workers.store.outbox import Receipt, Submission
 
 MAX_PREVIEW = 100
 
@@ -98,7 +98,9 @@ def routes(triggers: Mapping[str, AnyTrigger], nudge: Callable[[], None]) -> API
         event_id, submission = await asyncio.to_thread(
             _new_event, given.store, triggers, trigger_id, payload, options
         )
-        receipt = await given.writer.store(submission)
+        receipt = Receipt(duplicate_of=event_id)
+        if submission is not None:
+            receipt = await given.writer.store(submission)
         if receipt.duplicate_of is not None:
             if receipt.conflict:
                 key = options.idempotency_key or ""
@@ -122,20 +124,16 @@ def _new_event(
     trigger_id: str,
     payload: Any,
     options: FireOptions,
-) -> tuple[str, Submission]:
-    with store.read() as conn:
-        now = store.now(conn)
-        record = stored.get_trigger(conn, trigger_id, now=now)
-        return new_event(
-            conn,
-            record,
-            triggers,
-            payload,
-            now=now,
-            key=options.idempotency_key,
-            instant=options.scheduled_for,
-            note=options.reason,
-        )
+) -> tuple[str, Submission | None]:
+    return new_event(
+        store,
+        _trigger(store, trigger_id),
+        triggers,
+        payload,
+        key=options.idempotency_key,
+        instant=options.scheduled_for,
+        note=options.reason,
+    )
 
 
 def _accepted(store: Store, event_id: str) -> Accepted:

@@ -134,20 +134,20 @@ def fire(
     window = round(load_settings(project).idempotency_hours * HOUR)
     with opened(project) as store:
         record = _record(store, trigger_id, triggers)
-        with store.read() as conn:
-            event_id, submission = new_event(
-                conn,
-                record,
-                triggers,
-                value,
-                now=store.now(conn),
-                key=options.idempotency_key,
-                instant=options.scheduled_for,
-                note=options.reason,
-            )
-        with store.begin() as conn:
-            now = store.now(conn)
-            (receipt,) = outbox.store(conn, store.dialect, [submission], now=now, window=window)
+        event_id, submission = new_event(
+            store,
+            record,
+            triggers,
+            value,
+            key=options.idempotency_key,
+            instant=options.scheduled_for,
+            note=options.reason,
+        )
+        receipt = outbox.Receipt(duplicate_of=event_id)
+        if submission is not None:
+            with store.begin() as conn:
+                now = store.now(conn)
+                (receipt,) = outbox.store(conn, store.dialect, [submission], now=now, window=window)
         if receipt.duplicate_of is not None and receipt.conflict:
             raise FireConflictError(trigger_id, idempotency_key or "", receipt.duplicate_of)
         first = receipt.duplicate_of or event_id

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import islice
 from typing import TypeAlias
 
@@ -47,19 +47,27 @@ def preview(conn: Connection, record: TriggerRecord, count: int, now: datetime) 
     )
 
 
-def check_instant(conn: Connection, record: TriggerRecord, at: datetime, now: datetime) -> None:
-    """Refuse what is no instant of a schedule, or has not come yet.
+def find_instant(
+    conn: Connection, record: TriggerRecord, at: datetime, now: datetime
+) -> tuple[datetime, str | None]:
+    """Return an instant of a schedule in UTC, and its event if it has fired.
 
     Raises:
-        StateError: It can't be run.
+        StateError: It is no instant of it, or has not come yet.
     """
     schedule, anchor = _timing(conn, record, now)
-    told = f"{at:%Y-%m-%dT%H:%M:%S.%f}".rstrip("0").rstrip(".") + "Z"
     hint = f"See which there are: netscript triggers preview {record.id}"
-    if at > now:
+    try:
+        instant = at.astimezone(UTC)
+        known = is_instant(schedule, anchor, instant)
+    except OverflowError:  # the first or the last day of all
+        instant, known = at, False
+    told = f"{instant:%Y-%m-%dT%H:%M:%S.%f}".rstrip("0").rstrip(".") + "Z"
+    if instant > now:
         raise StateError(f"{told} has not come yet.", hint=hint)
-    if not is_instant(schedule, anchor, at):
+    if not known:
         raise StateError(f'{told} is no instant of schedule "{record.id}".', hint=hint)
+    return instant, fires.event_of(conn, schedule_id(record.id), instant)
 
 
 def _timing(conn: Connection, record: TriggerRecord, now: datetime) -> _Timing:

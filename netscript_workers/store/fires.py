@@ -142,6 +142,12 @@ def recent(conn: Connection, schedule_id: str, limit: int) -> list[Fire]:
     ]
 
 
+def event_of(conn: Connection, schedule_id: str, at: datetime) -> str | None:
+    """Return what an instant has set off, if it has fired and that is still on record."""
+    found = conn.execute(_REF, {"id": schedule_id, "at": to_micros(at)}).scalar_one_or_none()
+    return None if found is None else str(found)
+
+
 def prune(conn: Connection, dialect: Dialect, *, before: int, limit: int) -> int:
     """Forget instants that came and were recorded before this; return how many.
 
@@ -151,15 +157,20 @@ def prune(conn: Connection, dialect: Dialect, *, before: int, limit: int) -> int
     return conn.execute(_prune(dialect), bound).rowcount
 
 
+def is_busy(conn: Connection, dialect: Dialect, schedule_id: str, unfinished: Unfinished) -> bool:
+    """Tell whether some of what a schedule has set off last is unfinished."""
+    bound = {"id": schedule_id, "limit": _LOOKED_AT}
+    refs = [str(ref) for ref in conn.execute(_LAST, bound).scalars()]
+    return bool(refs) and unfinished(conn, dialect, refs)
+
+
 def _without_overlaps(
     conn: Connection, dialect: Dialect, due: StoredSchedule, plan: Plan, unfinished: Unfinished
 ) -> tuple[list[Instant], list[Instant]]:
     if due.schedule.overlap == "allow" or not plan.fires:
         return plan.fires, plan.skipped
     *before, last = plan.fires
-    bound = {"id": due.id, "limit": _LOOKED_AT}
-    refs = [str(ref) for ref in conn.execute(_LAST, bound).scalars()]
-    busy = bool(refs) and unfinished(conn, dialect, refs)
+    busy = is_busy(conn, dialect, due.id, unfinished)
     passed = [one.noted("would overlap; overlap=skip") for one in before]
     if busy:
         passed.append(last.noted("the one before is unfinished; overlap=skip"))
@@ -208,6 +219,7 @@ _RECENT = text(
     WHERE schedule_id = :id ORDER BY nominal_at DESC LIMIT :limit
     """
 )
+_REF = text("SELECT ref FROM netscript_schedule_fires WHERE schedule_id = :id AND nominal_at = :at")
 _REFER = text(
     "UPDATE netscript_schedule_fires SET ref = :first WHERE schedule_id = :id AND ref = :ref"
 )

@@ -33,6 +33,16 @@ def test_a_watch_is_listed_fired_and_checked(sqlite_url: str, tmp_path: Path) ->
         assert refused.returncode == 1
         assert "is in no directory that the trigger watches" in refused.stderr
         assert server.terminate() == 0
-    checked = json.loads(netscript("doctor", "--json", cwd=place, env=env).stdout)
-    (found,) = [one for one in checked["findings"] if one["what"] == 'file watch "inbox"']
-    assert (found["status"], str(inbox) in found["detail"]) == ("ok", True)
+    assert _findings(place, env) == [("ok", f"*.csv in '{inbox}'.")]
+    inbox.rename(place / "away")
+    assert _findings(place, env) == [("warn", f"'{inbox}' is not there; it is waited for.")]
+    inbox.mkdir()  # what is below a mount
+    told = f"'{inbox}' is empty, and not the directory that it was."
+    assert ("warn", told) in _findings(place, env)
+    store.dispose()
+
+
+def _findings(place: Path, env: dict[str, str]) -> list[tuple[str, str]]:
+    """Return what the check-up says of the watch."""
+    found = json.loads(netscript("doctor", "--json", cwd=place, env=env).stdout)["findings"]
+    return [(one["status"], one["detail"]) for one in found if one["what"].endswith('"inbox"')]

@@ -176,3 +176,26 @@ def test_a_worker_fires_triggers_and_a_person_runs_what_was_missed(
         assert worker.terminate() == 0, worker.output
     checked = netscript("verify", cwd=project, env=env)
     assert checked.returncode == 0, checked.stdout
+
+
+HANGS = """
+import time
+from netscript_triggers import schedule
+
+@schedule(id="hangs", every=1.0)
+def hangs(event):
+    time.sleep(100_000)
+"""
+
+
+@pytest.mark.parametrize("command", ["worker", "scheduler"])
+def test_a_handler_that_hangs_keeps_no_process_from_ending(
+    project: Path, database_url: str, store: Store, command: str
+) -> None:
+    (project / "triggers").mkdir()
+    (project / "triggers" / "clocks.py").write_text(HANGS)
+    failed = "SELECT count(*) FROM netscript_trigger_events WHERE status = 'failed'"
+    with start(project, database_url, command) as process:
+        eventually(lambda: scalar(store, failed), 30)
+        assert process.terminate(20) == 0, process.output
+    assert "Traceback" not in process.output

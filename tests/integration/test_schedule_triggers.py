@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -202,6 +203,43 @@ def test_a_handler_that_takes_too_long_holds_nobody_up(
     assert len(fires(timed_store)) == 1
 
 
+def test_who_leaves_waits_for_the_handlers_that_run_and_for_no_others(
+    timed_store: Store, clock: ManualClock
+) -> None:
+    def slow(event: ScheduleEvent) -> None:
+        time.sleep(0.3)
+
+    many = [every_minute(slow, id=f"tick-{number}") for number in range(12)]
+    with scheduler(timed_store, *many) as one:
+        look(one)
+        clock.advance(60)
+        one.turn()
+        began = time.monotonic()
+        assert one.stop(5.0)
+        assert time.monotonic() - began < 2.0
+    assert {event.event.status for event in events(timed_store)} == {"completed"}
+    with scheduler(timed_store, *many) as again:  # the rest is still due
+        look(again)
+    assert len(events(timed_store)) == 12
+
+
+def test_who_is_out_of_patience_blames_no_handler(timed_store: Store, clock: ManualClock) -> None:
+    async def slow(event: ScheduleEvent) -> None:
+        await asyncio.sleep(30)
+
+    one_open = scheduler(timed_store, every_minute(slow))
+    one = one_open.__enter__()
+    look(one)
+    clock.advance(60)
+    one.turn()
+    eventually(lambda: one._preparing, 5)
+    assert not one.stop(0.1)
+    eventually(lambda: not one._preparing, 5)
+    assert fires(timed_store) == []
+    with timed_store.read() as conn:
+        assert states.get(conn, "tick").failures == 0
+
+
 def test_what_no_retry_can_mend_is_dead_at_once_and_the_next_instant_comes(
     timed_store: Store, clock: ManualClock
 ) -> None:
@@ -295,7 +333,13 @@ async def test_an_open_circuit_keeps_the_events_until_it_closes(
 def test_overlap_skip_waits_for_the_event_and_for_what_it_led_to(
     timed_store: Store, clock: ManualClock
 ) -> None:
-    with scheduler(timed_store, every_minute(overlap="skip")) as one:
+    called: list[str] = []
+
+    def counted(event: ScheduleEvent) -> Any:
+        called.append(event.payload["scheduled_for"][14:16])
+        return pay(event)
+
+    with scheduler(timed_store, every_minute(counted, overlap="skip")) as one:
         look(one)
         for _ in range(2):
             clock.advance(60)
@@ -315,6 +359,7 @@ def test_overlap_skip_waits_for_the_event_and_for_what_it_led_to(
         ("fired", None),
         ("skipped", passed),
     ]
+    assert called == ["01", "03"]
 
 
 @pytest.mark.trap("D-76")
@@ -356,11 +401,13 @@ def test_jitter_moves_the_executions_and_not_the_event(
 
 
 def by_hand(store: Store, instant: Any = None, payload: Any = None) -> outbox.Receipt:
+    with store.read() as conn:
+        record = triggers.get_trigger(conn, "tick", now=store.now(conn))
+    id_, submission = new_event(store, record, {}, payload or {}, instant=instant)
+    if submission is None:
+        return outbox.Receipt(duplicate_of=id_)
     with store.begin() as conn:
-        now = store.now(conn)
-        record = triggers.get_trigger(conn, "tick", now=now)
-        _id, submission = new_event(conn, record, {}, payload or {}, now=now, instant=instant)
-        (receipt,) = outbox.store(conn, store.dialect, [submission], now=now)
+        (receipt,) = outbox.store(conn, store.dialect, [submission], now=store.now(conn))
         return receipt
 
 
@@ -371,7 +418,11 @@ def test_a_missed_instant_is_run_by_hand_once(timed_store: Store, clock: ManualC
         look(one)
         for bad, said in (
             (START + timedelta(minutes=3, seconds=1), "is no instant"),
-            (START + timedelta(minutes=30), "has not come yet"),
+            (START + timedelta(minutes=30), "2026-01-01T10:30:00Z has not come yet"),
+            (utc("2026-01-01T10:30").astimezone(ZoneInfo("Asia/Tokyo")), "10:30:00Z has not come"),
+            (datetime.min.replace(tzinfo=UTC), "is no instant"),
+            (datetime.min.replace(tzinfo=timezone(timedelta(hours=14))), "is no instant"),
+            (datetime.max.replace(tzinfo=timezone(timedelta(hours=-14))), "has not come yet"),
         ):
             with pytest.raises(StateError, match=said):
                 by_hand(timed_store, bad)
@@ -382,6 +433,20 @@ def test_a_missed_instant_is_run_by_hand_once(timed_store: Store, clock: ManualC
         assert (again.duplicate_of, again.conflict) == (event.event.id, False)
         assert event.payload["scheduled_for"] == "2026-01-01T10:03:00.000000Z"
         assert event.event.status == "pending"
+
+
+def test_what_has_fired_is_known_for_longer_than_its_key(
+    timed_store: Store, clock: ManualClock
+) -> None:
+    with scheduler(timed_store, every_minute(cron="0 12 * * *")) as one:
+        look(one)
+        clock.advance(3 * 3600)
+        look(one)
+    ((event,), fired_at) = events(timed_store), utc("2026-01-01T12:00")
+    clock.advance(100 * 3600)
+    run(timed_store, "DELETE FROM netscript_idempotency_keys")
+    assert by_hand(timed_store, fired_at).duplicate_of == event.event.id
+    assert len(events(timed_store)) == 1
 
 
 def test_an_instant_that_was_run_by_hand_first_is_not_run_again(

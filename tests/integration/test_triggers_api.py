@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
+import os
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,9 +16,11 @@ import pytest
 from pydantic import BaseModel
 
 from netscript_triggers import (
+    FileEvent,
     ManualEvent,
     ScheduleEvent,
     WebhookEvent,
+    define_file_watch,
     define_manual_trigger,
     define_schedule,
     enqueue_job,
@@ -171,6 +176,43 @@ async def test_a_webhook_is_fired_without_a_signature_past_its_filter(store: Sto
         told = (await api.post(f"{URL}/payment/fire", json={"cents": 3})).json()
         event = await ended(api, told["event_id"])
         assert (len(event["executions"]), event["reason"]) == (1, None)
+
+
+def body_of(value: Any) -> Any:
+    """Return a JSON body with escapes, which the client's own way of making one has not."""
+    return {"content": json.dumps(value), "headers": {"Content-Type": "application/json"}}
+
+
+async def test_a_file_watch_is_fired_with_the_path_of_a_file(store: Store, tmp_path: Path) -> None:
+    seen: list[FileEvent] = []
+
+    def took(event: FileEvent) -> Any:
+        seen.append(event)
+        return enqueue_job(charge, {"n": event.size})
+
+    name = os.fsdecode(b"a\xff.csv")
+    (tmp_path / name).write_text("12")
+    made = define_file_watch(took, id="inbox", paths=[tmp_path], patterns=["*.csv"])
+    async with serving(store, made) as api:
+        shown = (await api.get(f"{URL}/inbox")).json()
+        assert (shown["paths"], shown["patterns"]) == ([str(tmp_path)], ["*.csv"])
+        answer = await api.post(f"{URL}/inbox/fire", **body_of({"path": name}))
+        assert answer.status_code == 202, answer.text
+        event = await ended(api, answer.json()["event_id"])
+        assert (event["payload"]["size"], len(event["executions"])) == (2, 1)
+        refused = await api.post(f"{URL}/inbox/fire", json={"path": "../other"})
+        assert (
+            "in no directory that the trigger watches"
+            in problem(refused, 422, "payload-invalid")["detail"]
+        )
+        edited = {"payload": {**event["payload"], "size": 7}}
+        answer = await api.post(f"{EVENTS}/{event['id']}/replay", **body_of(edited))
+        await ended(api, answer.json()["id"])
+    assert [(one.name, one.size, one.change) for one in seen] == [
+        (name, 2, "create"),
+        (name, 7, "create"),
+    ]
+    assert Path(seen[0].path).read_text() == "12"
 
 
 async def test_triggers_are_listed_from_the_database_and_switched(store: Store) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, TypedDict, assert_type
 
 from pydantic import BaseModel
@@ -13,10 +14,15 @@ from sqlalchemy.orm import Session
 from netscript_triggers import (
     EnqueueBatch,
     EnqueueJob,
+    FileEvent,
+    FileWatchDefinition,
     HmacVerifier,
+    Stability,
     TriggerContext,
     WebhookEvent,
+    define_file_watch,
     define_webhook,
+    file_watch,
     webhook,
 )
 from netscript_workers import (
@@ -165,6 +171,25 @@ def in_a_batch(event: WebhookEvent) -> list[EnqueueJob[Payment] | EnqueueBatch]:
 
 
 batched = define_webhook(in_a_batch, id="batched", path="/webhooks/batched", verifier="memory")
+
+
+@file_watch(
+    id="orders",
+    paths=["/data/inbox", Path("inbox")],
+    patterns=["*.csv"],
+    on=("create", "delete"),
+    stability=Stability(interval=0.5, checks=2),
+    existing="ignore",
+)
+def orders(event: FileEvent) -> EnqueueJob[Any]:
+    assert_type(event.path, str)
+    assert_type(event.modified_at, datetime)
+    assert_type(event.sha256, str | None)
+    return enqueue_job("import", {"path": event.path})
+
+
+assert_type(orders, FileWatchDefinition[EnqueueJob[Any]])
+watched = define_file_watch(orders.handler, id="watched", paths=["/data"], polling=True)
 
 
 def with_modes(session: Session) -> None:

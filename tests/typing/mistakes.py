@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from netscript_triggers import WebhookEvent, define_webhook, webhook
+from netscript_triggers import (
+    FileEvent,
+    WebhookEvent,
+    define_file_watch,
+    define_webhook,
+    file_watch,
+    webhook,
+)
 from netscript_workers import (
     JobContext,
     Retry,
@@ -72,6 +79,9 @@ def numbers(event: WebhookEvent) -> list[int]:
     return [1]
 
 
+def changed(event: FileEvent) -> None: ...
+
+
 define_webhook(fine, id="a", path="/a")  # refused
 define_webhook(fine, id="a", verifier="hmac-sha256")  # refused
 define_webhook(fine, path="/a", verifier="hmac-sha256")  # refused
@@ -80,4 +90,10 @@ define_webhook(fine, id="a", path="/a", verifier="hmac-sha256", dispatch="later"
 define_webhook(fine, id="a", path="/a", verifier=5)  # refused
 define_webhook(numbers, id="a", path="/a", verifier="hmac-sha256")  # refused
 webhook(id="a", path="/a", verifier="hmac-sha256", retry=3)  # refused
+define_file_watch(changed, id="a")  # refused
+define_file_watch(changed, paths=["/a"])  # refused
+define_file_watch(changed, id="a", paths=["/a"], on=("moved",))  # refused
+define_file_watch(changed, id="a", paths=["/a"], stability=3)  # refused
+define_file_watch(changed, id="a", paths=["/a"], existing="skip")  # refused
+file_watch(id="a", paths=["/a"], pattern="*.csv")  # refused
 pay.topic = "other"  # refused

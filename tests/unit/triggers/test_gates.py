@@ -196,3 +196,18 @@ async def test_large_bodies_have_their_turns() -> None:
     await asyncio.gather(*tasks.values(), return_exceptions=True)
     async with asyncio.timeout(1), gates.room(2**30):
         pass  # all places were given back
+
+
+async def test_a_large_body_waits_for_a_place_no_longer_than_a_sender_would(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("netscript_triggers.gates.ROOM_SECONDS", 0.01)
+    gates = Gates()
+    async with gates.room(2**20):
+        for _ in range(2):
+            with pytest.raises(Refusal) as refused:
+                async with gates.room(LARGE_BODY):
+                    raise AssertionError("there is no place")
+            assert (refused.value.status, refused.value.reason) == (503, "overloaded")
+    async with gates.room(2**20):
+        pass
