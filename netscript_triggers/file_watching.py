@@ -6,7 +6,6 @@ miss, the next look at everything finds.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import threading
@@ -19,15 +18,13 @@ from netscript_triggers.definitions import FileWatchDefinition
 from netscript_triggers.events import FileChange
 from netscript_triggers.file_facts import FileFacts, root_of
 from netscript_triggers.file_plans import plan
+from netscript_triggers.file_reader import Reader
 from netscript_triggers.roots import Roots
-from netscript_triggers.scanning import digest_of, stamp_at
 from netscript_triggers.settling import Settling, Stamp
 from netscript_triggers.store import files
 from netscript_triggers.store.files import AT_A_TIME, FileRecord, Taking
 from netscript_workers.store.engine import Store
 from netscript_workers.store.idempotency import DEFAULT_WINDOW
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -39,7 +36,6 @@ _STORE_SECONDS = 1.0
 _AGAIN_SECONDS = 1.0
 # Beyond the time that any server needs to find a file that has moved.
 _GRACE_SECONDS = 2.0
-_MOST_TOLD = 1_000
 
 
 class FileWatch:
@@ -83,7 +79,7 @@ class FileWatch:
         self._gone: dict[str, float] = {}
         self._scan_at = self._scanned_at = -math.inf
         self._is_cut = False
-        self._told: set[str] = set()
+        self._reader = Reader(trigger.id, is_stopped)
 
     def look_soon(self) -> None:
         """Have the next turn look at everything, for notices were lost."""
@@ -188,7 +184,7 @@ class FileWatch:
                 if self._trigger.selection.enters(relative):
                     found += self._walk(root, path)
             elif self._trigger.selection.takes(relative):
-                stamp = self._stamp(path)
+                stamp = self._reader.stamp(path)
                 if stamp is None:
                     gone.append(path)
                 else:
@@ -198,7 +194,7 @@ class FileWatch:
         self._note_gone(gone, now)
 
     def _walk(self, root: str, start: str) -> Iterator[tuple[str, Stamp]]:
-        for one in self._trigger.selection.walk(root, start, self._cannot_read):
+        for one in self._trigger.selection.walk(root, start, self._reader.cannot_read):
             if one is not None:
                 yield one
             elif self._is_stopped():
@@ -226,7 +222,7 @@ class FileWatch:
 
     def _is_missing(self, path: str) -> bool:
         root = root_of(path, self.roots.paths)
-        return root in self.roots.there and self._stamp(path) is None
+        return root in self.roots.there and self._reader.stamp(path) is None
 
     def _note_gone(self, paths: Sequence[str], now: float) -> None:
         """Notice that nothing is at these paths; what was taken there is gone."""
@@ -245,7 +241,7 @@ class FileWatch:
         ready: list[tuple[str, Stamp]] = []
         vanished: list[str] = []
         for path in self._settling.due(now):
-            stamp = self._stamp(path)
+            stamp = self._reader.stamp(path)
             if stamp is None:
                 self._settling.forget(path)
                 vanished.append(path)
@@ -263,7 +259,7 @@ class FileWatch:
         seen: list[FileFacts] = []
         since = time.monotonic()
         for path, stamp in finished:
-            content = self._digest(path, stamp)
+            content = self._reader.digest(path, stamp)
             root = root_of(path, self.roots.paths)
             if self._is_stopped():
                 return
@@ -280,8 +276,8 @@ class FileWatch:
     def _begin_anew(self, path: str, now: float) -> None:
         """Wait for a file that was touched while it was read; one that can't be is left alone."""
         self._settling.forget(path)
-        stamp = self._stamp(path)
-        if stamp is not None and path not in self._told:
+        stamp = self._reader.stamp(path)
+        if stamp is not None and not self._reader.has_told(path):
             self._settling.note(path, stamp, now)
 
     def _keep(self, seen: Sequence[FileFacts], known: dict[str, FileRecord]) -> None:
@@ -303,7 +299,7 @@ class FileWatch:
         root = root_of(record.path, self.roots.paths)
         if root is None or root not in self.roots.there:
             return False
-        stamp = self._stamp(record.path, other=record.stamp)
+        stamp = self._reader.stamp(record.path, record.stamp)
         return stamp is None or stamp.inode != record.stamp.inode
 
     def _pass_over(self, root: str, found: Sequence[tuple[str, Stamp]]) -> None:
@@ -362,7 +358,7 @@ class FileWatch:
                 root is not None
                 and self.roots.is_believed(root)
                 and record.stamp not in waited_for
-                and self._stamp(path, other=record.stamp) is None
+                and self._reader.stamp(path, record.stamp) is None
             ):
                 takings.append(self._removal(record, root))
             else:
@@ -378,40 +374,12 @@ class FileWatch:
         change: FileChange | None = "delete" if "delete" in self._trigger.on else None
         return Taking(facts=facts, change=change, before=record, is_gone=True)
 
-    # What may fail.
-
     def _read(self, paths: Iterable[str]) -> dict[str, FileRecord]:
         asked = list(paths)
         if not asked:
             return {}
         with self._store.read() as conn:
             return files.read(conn, self._store.dialect, self._trigger.id, asked)
-
-    def _stamp(self, path: str, other: Stamp = Stamp(-1, 0, 0)) -> Stamp | None:  # noqa: B008 - a constant
-        """Return a file's stamp; of one that can't be looked at, another one."""
-        try:
-            return stamp_at(path)
-        except OSError as error:
-            self._cannot_read(path, error)
-            return other
-
-    def _digest(self, path: str, stamp: Stamp) -> str | None:
-        try:
-            found = digest_of(path, stamp, self._is_stopped)
-        except OSError as error:
-            self._cannot_read(path, error)
-            return None
-        self._told.discard(path)
-        return found
-
-    def _cannot_read(self, path: str, error: OSError) -> None:
-        if path in self._told or len(self._told) >= _MOST_TOLD:
-            return
-        self._told.add(path)
-        logger.warning(
-            "file watch %s: %r can't be read: %s; it is tried again",
-            self._trigger.id, path, error.strerror,
-        )  # fmt: skip
 
 
 def _is_directory(path: str) -> bool:
