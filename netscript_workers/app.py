@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 # How long threads that have nothing more to do may take to end.
 _LAST_SECONDS = 1.0
+# Python waits for threads of a pool even where they are daemons, as those of a daemon's pool are.
+_POOLS = ("netscript-handler", "netscript-schedule")
 HOUR = 3_600_000_000
 
 Jobs: TypeAlias = Mapping[str, JobDefinition[Any, Any]]
@@ -227,7 +229,8 @@ def ended(code: int) -> int:
     """
     deadline = time.monotonic() + _LAST_SECONDS
     for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
+        is_waited_for = not thread.daemon or thread.name.startswith(_POOLS)
+        if thread is not threading.current_thread() and is_waited_for:
             thread.join(max(deadline - time.monotonic(), 0.0))
             if thread.is_alive():
                 logger.warning("ending although %s has not ended", thread.name)
