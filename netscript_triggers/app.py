@@ -19,7 +19,7 @@ from netscript_triggers.answers import App
 from netscript_triggers.api import routes
 from netscript_triggers.coordinator import Coordinator
 from netscript_triggers.file_watcher import FileWatcher
-from netscript_triggers.gates import Gates
+from netscript_triggers.gates import MAX_BYTES_IN_FLIGHT, Gates
 from netscript_triggers.guard import guarded
 from netscript_triggers.handlers import Handlers
 from netscript_triggers.ingress import Ingress
@@ -140,14 +140,15 @@ def create_server(settings: Settings, *, dev: bool = False) -> ServerApp:
         store=store, writer=writer, catalog=catalog, jobs=jobs, version=__version__, ring=bell.ring
     )
     api = create_app(services, [routes(triggers, processor.nudge)], lifespan)
+    largest = max((webhook.max_body for webhook in webhooks.values()), default=0)
     gates = Gates(
         clients=Clients(parse_networks(settings.trusted_proxies)),
         max_in_flight=settings.max_in_flight,
+        max_bytes=max(MAX_BYTES_IN_FLIGHT, 2 * largest),
     )
     ingress = Ingress(
         api, webhooks, coordinator, states=states, public_url=settings.public_url, gates=gates
     )
-    largest = max((webhook.max_body for webhook in webhooks.values()), default=0)
     limits = _limits(settings, largest)
     return ServerApp(ingress, ingress, len(triggers), len(jobs), limits)
 

@@ -77,7 +77,7 @@ class Delivery(Arrival):
         received_at: int,
     ) -> None:
         """Take it as it came."""
-        super().__init__()
+        super().__init__(trigger.id)
         self.trigger = trigger
         self.event = event
         self.fingerprint = fingerprint

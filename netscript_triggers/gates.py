@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
 from netscript_triggers.answers import Refusal, later
@@ -17,13 +17,12 @@ from netscript_workers.clock import MICROSECONDS
 RETRY_AFTER_SECONDS = 5
 MAX_IN_FLIGHT = 1000
 # A few of the largest bodies beside many of the usual ones.
-MAX_BYTES_IN_FLIGHT = 64 * 1_048_576
-# So many times this size is read and handled at a time of large bodies: what they hold takes up to
-# fifty times as much.
-LARGE_BODY = 65_536
-_LARGE_AT_A_TIME = 16
-# Shorter than the time after which any sender takes its delivery for lost.
-ROOM_SECONDS = 3.0
+MAX_BYTES_IN_FLIGHT = 16 * 1_048_576
+# What large bodies may take at a time once they are read, and how long one waits for its part.
+ROOM_BYTES = 16 * 1_048_576
+ROOM_SECONDS = 5.0
+
+_NO_WAIT = nullcontext()
 
 
 class Gates:
@@ -38,6 +37,7 @@ class Gates:
         *,
         clients: Clients | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
+        max_bytes: int = MAX_BYTES_IN_FLIGHT,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare.
@@ -45,16 +45,18 @@ class Gates:
         Args:
             clients: Finds out who sent a request.
             max_in_flight: Deliveries that may be in flight.
+            max_bytes: Of their bodies together, as they came.
             now: Seconds on a clock that is never set.
         """
         self._clients = clients or Clients()
         self._most = max_in_flight
+        self._most_bytes = max_bytes
         self._now = now
         self._used: dict[str, int] = {}
         self._bytes = 0
-        self._turn = asyncio.Lock()
-        self._places = asyncio.Semaphore(_LARGE_AT_A_TIME)
         self.in_flight = 0
+        self._room = ROOM_BYTES
+        self._room_given_back = asyncio.Condition()
 
     def check(self, trigger: WebhookDefinition[Any], scope: Mapping[str, Any]) -> None:
         """Let a request come in.
@@ -78,7 +80,7 @@ class Gates:
             Refusal: There is too much in flight.
         """
         full = self.in_flight >= self._most
-        if full or (self.in_flight and self._bytes + size > MAX_BYTES_IN_FLIGHT):
+        if full or (self.in_flight and self._bytes + size > self._most_bytes):
             raise _overloaded()
         self.in_flight += 1
         self._bytes += size
@@ -88,27 +90,33 @@ class Gates:
         self.in_flight -= 1
         self._bytes -= size
 
-    @asynccontextmanager
-    async def room(self, size: int) -> AsyncGenerator[None]:
-        """Wait until there is memory for what a large body holds; large ones have their turns.
+    def room(self, weight: int) -> AbstractAsyncContextManager[None]:
+        """Wait for memory that a large body may take while it is worked on.
+
+        Args:
+            weight: Bytes that it takes; one that takes more than there is has it all. For none,
+                nobody waits.
 
         Raises:
-            Refusal: It takes too long, for handlers of others are slow.
+            Refusal: There was none within five seconds.
         """
-        places = min(size // LARGE_BODY, _LARGE_AT_A_TIME)
-        taken = 0
+        return self._room_for(weight) if weight else _NO_WAIT
+
+    @asynccontextmanager
+    async def _room_for(self, weight: int) -> AsyncGenerator[None]:
+        weight = min(weight, ROOM_BYTES)
         try:
-            try:
-                async with asyncio.timeout(ROOM_SECONDS), self._turn:
-                    while taken < places:
-                        await self._places.acquire()
-                        taken += 1
-            except TimeoutError:
-                raise _overloaded() from None
+            async with asyncio.timeout(ROOM_SECONDS), self._room_given_back:
+                await self._room_given_back.wait_for(lambda: self._room >= weight)
+                self._room -= weight
+        except TimeoutError:
+            raise _overloaded() from None
+        try:
             yield
         finally:
-            for _ in range(taken):
-                self._places.release()
+            self._room += weight
+            async with self._room_given_back:
+                self._room_given_back.notify_all()
 
     def _take(self, trigger: WebhookDefinition[Any]) -> None:
         rate = trigger.rate

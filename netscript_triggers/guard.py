@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from netscript_triggers.watch import Watch
@@ -84,6 +84,8 @@ class Guard(HttpToolsProtocol):
         self._segment = 0
         self._size = 0
         self._known_headers = 0
+        # The request that the application has; others may wait behind it.
+        self._running: RequestResponseCycle | None = None
 
     # What the transport calls.
 
@@ -98,6 +100,7 @@ class Guard(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
         self._get_on()
+        self._hang_up()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -106,7 +109,7 @@ class Guard(HttpToolsProtocol):
         if self._refused:
             self._fed += size
             if self._fed > _MAX_IGNORED:
-                self.transport.abort()
+                self._abort()
             return
         self._unset_keepalive_if_required()
         was, self._begun = self._part, 0
@@ -128,6 +131,18 @@ class Guard(HttpToolsProtocol):
             self._get_on()
         else:
             self._wait()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride] - asyncio's protocol says so
+        """Answer who has ended its own side after a whole request, then end it; end others now."""
+        waits = self._part is _DONE and self._unanswered > 0
+        if not waits or self._running is None or self._running.response_started:
+            return False
+        self.cycle.keep_alive = False
+        return True
 
     def pause_writing(self) -> None:
         """Wait for it to take what it was sent."""
@@ -191,7 +206,7 @@ class Guard(HttpToolsProtocol):
         """End it: with an answer where a request has begun and none has been given."""
         idle = self._refused or self._part is _DONE or self._answered_early()
         if idle or self.flow.write_paused:
-            self.transport.abort()
+            self._abort()
         else:
             self._refuse(408, reason)
             if self._last_words is None:
@@ -245,7 +260,7 @@ class Guard(HttpToolsProtocol):
             self._refuse(400, "chunks")
         elif self._answered_early():
             if self._size > _MAX_IGNORED:
-                self.transport.abort()
+                self._abort()
         else:
             more, self.held = self._size - self.held, self._size
             self._wait()
@@ -280,7 +295,20 @@ class Guard(HttpToolsProtocol):
         cycle.disconnected = True
         cycle.message_event.set()
         if cycle.response_started:  # half an answer can't be mended
-            self.transport.abort()
+            self._abort()
+
+    def _abort(self) -> None:
+        self._hang_up()
+        self.transport.abort()
+
+    def _hang_up(self) -> None:
+        """Let the application know that nobody reads its answer any more.
+
+        Of several requests on one connection uvicorn tells only the last.
+        """
+        if self._running is not None:
+            self._running.disconnected = True
+            self._running.message_event.set()
 
     def _say(self, status: int, reason: str) -> None:
         """Write an answer and end our side; the sender may be about to read it still."""

@@ -3,7 +3,8 @@
 A hand-over between threads costs more than most handlers do. So one thread, the one that has the
 turn, takes all that has arrived, has it looked up in one read, and calls the `def` handlers one
 after the other. When a handler blocks, another thread gets the turn and goes on with the rest:
-nobody waits more than a few milliseconds for a neighbour's slow handler.
+nobody waits more than a few milliseconds for a neighbour's slow handler, and while several of a
+trigger block, the next one is called beside the turn from the start.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from netscript_triggers.lanes import Lanes
+
 T = TypeVar("T", bound="Arrival")
 
-THREADS = 32
+THREADS = 64
 # A handler that takes longer than this loses the turn.
 PATIENCE = 0.005
 # What is looked up, or stored, together.
@@ -37,17 +40,19 @@ class Arrival:
     """Something that has arrived; who waits for what becomes of it waits for `future`.
 
     Attributes:
+        lane: The trigger's id: those of one lane share what their handlers may block.
         since: When its handler could have been called, on the monotonic clock.
         called: Its handler was called.
         given_up: Its handler took too long: what it returns is not taken any more.
     """
 
-    __slots__ = ("called", "future", "given_up", "since")
+    __slots__ = ("called", "future", "given_up", "lane", "since")
 
     future: asyncio.Future[Any]
 
-    def __init__(self) -> None:
+    def __init__(self, lane: str) -> None:
         """Take it; the future is given when somebody waits."""
+        self.lane = lane
         self.since = 0.0
         self.called = False
         self.given_up = False
@@ -57,8 +62,8 @@ class Arrival:
 class _Turn(Generic[T]):
     """What whoever has the turn works on, and the next one goes on with."""
 
+    todo: Lanes[T]
     arrived: deque[T] = field(default_factory=deque[T])
-    todo: deque[T] = field(default_factory=deque[T])
     ready: list[T] = field(default_factory=list[T])
     ready_since: float = 0.0
 
@@ -68,7 +73,7 @@ class _Turn(Generic[T]):
         if not self.ready:
             return False
         return (
-            not self.todo
+            not self.todo.can_take
             or len(self.ready) >= AT_A_TIME
             or time.monotonic() - self.ready_since > READY_SECONDS
         )
@@ -111,12 +116,13 @@ class Intake(Generic[T]):
         self._loop: asyncio.AbstractEventLoop
         self._gathered: list[T] = []
         self._gathered_since = 0.0
-        self._turn: _Turn[T] = _Turn()
+        self._turn: _Turn[T] = _Turn(Lanes(threads - 1))
         self._changed = threading.Condition()
         # Which thread has the turn, by a number; None while nobody has it.
         self._holder: int | None = None
         self._turns = 0
-        self._called_at: float | None = None
+        self._called: T | None = None
+        self._called_at = 0.0
         self._open: dict[T, None] = {}
         self._idle = 0
         self._started = 0
@@ -182,10 +188,8 @@ class Intake(Generic[T]):
         """Pass the turn on where a handler blocks; give up those that take too long."""
         with self._changed:
             now = time.monotonic()
-            if self._called_at is not None and now - self._called_at > PATIENCE:
-                self._holder = self._called_at = None
-                if not self._idle:
-                    self._start_thread()
+            if self._called is not None and now - self._called_at > PATIENCE:
+                self._leave_behind(self._called)
                 self._give()
             late = self._too_late(now - self._limit())
             # Whoever has the turn may be looking up what is on no list meanwhile.
@@ -205,8 +209,7 @@ class Intake(Generic[T]):
         for arrival in late:
             del self._open[arrival]
         if late:
-            todo = self._turn.todo
-            self._turn.todo = deque(arrival for arrival in todo if not arrival.given_up)
+            self._turn.todo.keep(lambda arrival: not arrival.given_up)
         return late
 
     # On the threads.
@@ -253,7 +256,7 @@ class Intake(Generic[T]):
 
     def _has_work(self) -> bool:
         turn = self._turn
-        return bool(turn.arrived or turn.ready or (turn.todo and self._may_call()))
+        return bool(turn.arrived or turn.ready or (turn.todo.can_take and self._may_call()))
 
     def _go_on(self, mine: int) -> bool:
         """Do the next thing there is to do; False once the turn is over."""
@@ -267,10 +270,12 @@ class Intake(Generic[T]):
             may_call = self._may_call()
             if turn.is_ripe or (turn.ready and not may_call):
                 ready, turn.ready = turn.ready, ready
-            elif turn.todo and may_call:
-                arrival = turn.todo.popleft()
+            elif may_call and (arrival := turn.todo.take()) is not None:
                 arrival.called = True
-                self._called_at = time.monotonic()
+                if turn.todo.is_slow(arrival.lane):
+                    self._leave_behind(arrival)
+                else:
+                    self._called, self._called_at = arrival, time.monotonic()
             elif turn.arrived:
                 arrived = [turn.arrived.popleft() for _ in range(min(len(turn.arrived), AT_A_TIME))]
             else:
@@ -284,8 +289,16 @@ class Intake(Generic[T]):
             self._admit(self._look_up(arrived))
         return True
 
+    def _leave_behind(self, arrival: T) -> None:
+        """Take the turn from the thread that calls this one's handler."""
+        self._turn.todo.block(arrival.lane)
+        self._holder = self._called = None
+        if not self._idle:
+            self._start_thread()
+        self._changed.notify()
+
     def _end_turn(self) -> None:
-        self._holder = self._called_at = None
+        self._holder = self._called = None
         self._changed.notify_all()
         if self._gathered:
             self._gathered_since = time.monotonic()
@@ -298,14 +311,14 @@ class Intake(Generic[T]):
             for arrival in arrivals:
                 arrival.since = now
                 self._open[arrival] = None
-            self._turn.todo.extend(arrivals)
+            self._turn.todo.add(arrivals)
 
     def _call(self, arrival: T, mine: int) -> None:
-        keep = self._handle(arrival)
+        try:
+            keep = self._handle(arrival)
+        finally:
+            has_turn = self._come_back(arrival, mine)
         with self._changed:
-            has_turn = self._holder == mine
-            if has_turn:
-                self._called_at = None
             if arrival.given_up:
                 return
             del self._open[arrival]
@@ -319,3 +332,13 @@ class Intake(Generic[T]):
                 turn.ready.append(arrival)
                 return
         self._pass_on([arrival])
+
+    def _come_back(self, arrival: T, mine: int) -> bool:
+        """Tell whether the thread still has the turn after a handler."""
+        with self._changed:
+            if self._holder == mine:
+                self._called = None
+                return True
+            self._turn.todo.unblock(arrival.lane)
+            self._changed.notify()
+            return False

@@ -11,11 +11,36 @@ from netscript_triggers.cloudevents import read_event
 from netscript_triggers.definitions import WebhookDefinition
 from netscript_triggers.events import CloudEvent
 from netscript_triggers.forms import read_form
-from netscript_triggers.media import inflate
+from netscript_triggers.media import InflatedTooLargeError, inflate
 from netscript_triggers.verifiers import RawRequest
 from netscript_workers.errors import PayloadInvalidError
 from netscript_workers.payloads import invalid_payload
 from netscript_workers.strict_json import MalformedError, parse
+
+# Below this nobody counts what a body becomes.
+_LARGE = 16_384
+# It is copied on its way: from the wire, as text, for the handler, into the database.
+_COPIES = 8
+# What an object, a list, a member or an element takes at most.
+_PER_VALUE = 100
+
+
+def weight_of(trigger: WebhookDefinition[Any], body: bytes, encoding: str = "") -> int:
+    """Estimate how many bytes of memory a large body takes until it is stored; 0 for a small one.
+
+    Args:
+        trigger: Whose delivery it is.
+        body: As it came.
+        encoding: What its header says of its compression.
+    """
+    if encoding and trigger.decompress:
+        try:
+            body = inflate(body, encoding, trigger.max_body)
+        except (MalformedError, InflatedTooLargeError):
+            return 0  # it won't be read
+    if len(body) < _LARGE:
+        return 0
+    return _COPIES * len(body) + _PER_VALUE * sum(body.count(mark) for mark in (b",", b"[", b"{"))
 
 
 def read_payload(

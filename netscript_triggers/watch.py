@@ -29,7 +29,7 @@ class Limits:
 
     seconds: float = 15.0
     connections: int = 1000
-    receiving: int = 16 * 1_048_576
+    receiving: int = 8 * 1_048_576
 
 
 class Watched(Protocol):

@@ -28,6 +28,8 @@ SQLITE_BUSY_SECONDS = 30.0
 _SQLITE_STATEMENTS = 512
 _SQLITE_WAL_PAGES = 8_000
 _SQLITE_CACHE_KIB = 8_000
+# All caches of a process together: large bodies would fill that of every connection.
+_SQLITE_HEAP_BYTES = 8_000_000
 # Connections of a store apart, for each of writing and reading; opened when needed.
 _APART = 3
 # SQLite's own busy handler sleeps for one millisecond and one more, then gives in.
@@ -122,6 +124,10 @@ def _prepare_sqlite(patience: float, connection: Any, record: Any) -> None:
         cursor.execute(f"PRAGMA cache_size = -{_SQLITE_CACHE_KIB}")
     finally:
         cursor.close()
+
+
+def _bound_caches(connection: Any, record: Any) -> None:
+    connection.execute(f"PRAGMA soft_heap_limit = {_SQLITE_HEAP_BYTES}")
 
 
 def _begin_immediate(patience: float, connection: Connection) -> None:
@@ -382,6 +388,7 @@ class Store:
             pool_use_lifo=True,  # the one that was used last has its pages in memory
         )
         event.listen(engine, "connect", partial(_prepare_sqlite, self._patience))
+        event.listen(engine, "connect", _bound_caches)
         if not read_only:
             event.listen(engine, "begin", partial(_begin_immediate, self._patience))
         return engine

@@ -35,11 +35,34 @@ class Window:
 
 def rss(pid: int) -> float:
     """Return the resident memory of a process in MiB; 0 for one that is gone."""
+    return _memory(pid, "VmRSS:")
+
+
+def peak(pid: int) -> float:
+    """Return the most MiB that a process and its children have held, each for itself."""
+    return sum(_memory(one, "VmHWM:") for one in _tree(pid))
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time that a process and its children have used."""
+    ticks = 0
+    for one in _tree(pid):
+        fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _tree(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(each for child in children for each in _tree(int(child)))]
+
+
+def _memory(pid: int, name: str) -> float:
     try:
         told = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return 0.0
-    found = [line for line in told.splitlines() if line.startswith("VmRSS:")]
+    found = [line for line in told.splitlines() if line.startswith(name)]
     return int(found[0].split()[1]) / 1024 if found else 0.0
 
 

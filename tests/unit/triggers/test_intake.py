@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -20,9 +21,13 @@ class Piece(Arrival):
     """Something to be handled by its own function, or known already."""
 
     def __init__(
-        self, handler: Callable[[], object] = lambda: None, *, known: bool = False
+        self,
+        handler: Callable[[], object] = lambda: None,
+        *,
+        known: bool = False,
+        lane: str = "a",
     ) -> None:
-        super().__init__()
+        super().__init__(lane)
         self.handler, self.known = handler, known
         self.future = asyncio.get_running_loop().create_future()
 
@@ -149,12 +154,28 @@ async def test_what_comes_while_others_are_stored_waits_for_what_their_answers_b
 async def test_handlers_that_block_hold_up_nobody_else() -> None:
     gate = threading.Event()
     async with intake(threads=4) as place:
-        slow = [Piece(lambda: gate.wait(10)) for _ in range(3)]
-        place.put(*slow[:2])
+        slow = [Piece(lambda: gate.wait(10)) for _ in range(20)]
+        place.put(*slow)
+        quick = [Piece(lane="b") for _ in range(5)]
+        place.put(*quick)
+        assert {await told(piece) for piece in quick} == {"handled"}
+        assert sum(piece.called for piece in slow) == 2
+        gate.set()
+        assert {await told(piece) for piece in slow} == {"handled"}
+
+
+async def test_several_that_block_leave_something_to_one_that_does_not() -> None:
+    gate = threading.Event()
+    async with intake(threads=9) as place:
+        slow = [Piece(lambda: gate.wait(10), lane=f"slow {n % 3}") for n in range(60)]
+        place.put(*slow)
         quick = Piece()
         place.put(quick)
         assert await told(quick) == "handled"
+        called = Counter(piece.lane for piece in slow if piece.called)
+        assert len(called) == 3 and called.total() < 8
         gate.set()
+        assert {await told(piece) for piece in slow} == {"handled"}
 
 
 async def test_when_all_block_what_needs_no_handler_goes_on_and_the_rest_is_given_up() -> None:
