@@ -119,6 +119,7 @@ class FileWatch:
     def _turn(self, now: float) -> float:
         if self.roots.look():
             self._scan_at = now
+            self._gone = {path: since for path, since in self._gone.items() if self._tells(path)}
         noticed, again = self._take_noticed(now)
         if now >= self._scan_at:
             self._scan(now)
@@ -153,7 +154,7 @@ class FileWatch:
             found = 0
             for some in _batches(self._walk(root, root)):
                 found += len(some)
-                self._pass_over(root, some) if is_first else self._note(some, now)
+                self._pass_over(root, some, now) if is_first else self._note(some, now)
             if self._is_stopped():
                 return
             self._judge(root, identity.inode, before.get(root), found)
@@ -225,8 +226,12 @@ class FileWatch:
             self._note_missing([one.path for one in records if self._is_missing(one.path)], now)
 
     def _is_missing(self, path: str) -> bool:
+        return self._tells(path) and self._stamp(path) is None
+
+    def _tells(self, path: str) -> bool:
+        """Tell whether there would be a file at a path, had it not been removed."""
         root = root_of(path, self.roots.paths)
-        return root in self.roots.there and self._stamp(path) is None
+        return root is not None and self.roots.is_believed(root)
 
     def _note_gone(self, paths: Sequence[str], now: float) -> None:
         """Notice that nothing is at these paths; what was taken there is gone."""
@@ -235,7 +240,7 @@ class FileWatch:
 
     def _note_missing(self, paths: Iterable[str], now: float) -> None:
         for path in paths:
-            if len(self._gone) < MOST:
+            if len(self._gone) < MOST and self._tells(path):
                 self._gone.setdefault(path, now)
 
     # Taking.
@@ -306,16 +311,20 @@ class FileWatch:
         stamp = self._stamp(record.path, other=record.stamp)
         return stamp is None or stamp.inode != record.stamp.inode
 
-    def _pass_over(self, root: str, found: Sequence[tuple[str, Stamp]]) -> None:
+    def _pass_over(self, root: str, found: Sequence[tuple[str, Stamp]], now: float) -> None:
         """Store files that were there before anybody watched, without events."""
-        known = self._read([path for path, _ in found])
-        self._commit(
-            [
-                Taking(facts=FileFacts(path=path, root=root, stamp=stamp, sha256=None))
-                for path, stamp in found
-                if path not in known
-            ]
-        )
+        seen = [FileFacts(path=path, root=root, stamp=stamp, sha256=None) for path, stamp in found]
+        with self._store.begin() as conn:
+            is_first = files.pass_over(
+                conn,
+                self._store.dialect,
+                self._trigger.id,
+                root,
+                seen,
+                now=self._store.now(conn),
+            )
+        if not is_first:
+            self._note(found, now)
 
     def _commit(self, takings: Sequence[Taking]) -> None:
         if not takings:

@@ -151,6 +151,29 @@ def store(
     return len(submissions)
 
 
+def pass_over(
+    conn: Connection,
+    dialect: Dialect,
+    trigger_id: str,
+    root: str,
+    seen: Sequence[FileFacts],
+    *,
+    now: int,
+) -> bool:
+    """Store files without events, in the caller's transaction.
+
+    Returns:
+        False, and nothing is stored, if a look at the directory has ended: they may have come
+        since.
+    """
+    if root in json.loads(_lock(conn, dialect, trigger_id).roots):
+        return False
+    known = read(conn, dialect, trigger_id, [facts.path for facts in seen])
+    new = [Taking(facts=facts) for facts in seen if facts.path not in known]
+    _write(conn, dialect, trigger_id, [_without_event(one) for one in new], now)
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class _Kept:
     taking: Taking

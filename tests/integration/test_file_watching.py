@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -329,6 +330,43 @@ def test_files_that_were_there_are_taken_or_passed_over(store: Store, inbox: Pat
     check(store)
 
 
+def test_files_that_were_passed_over_may_come_back_with_other_inodes(
+    store: Store, inbox: Path
+) -> None:
+    (inbox / "old.csv").write_text("1")
+    hand = Hand(store, inbox, existing="ignore")
+    hand.look()
+    shutil.copytree(inbox, inbox.with_name("copy"))
+    inbox.rename(inbox.with_name("away"))
+    inbox.with_name("copy").rename(inbox)
+    hand.look()
+    assert events(store) == []
+    (inbox / "old.csv").write_text("2")
+    hand.look()
+    assert events(store) == [("modify", "old.csv")]
+
+
+def test_what_comes_after_one_server_has_looked_no_other_one_passes_over(
+    store: Store, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (inbox / "old.csv").write_text("1")
+    first, second = (Hand(store, inbox, existing="ignore") for _ in range(2))
+    walk = second.watch._walk
+
+    def slowly(root: str, start: str) -> Any:
+        first.turn()
+        (inbox / "new.csv").write_text("2")
+        return walk(root, start)
+
+    monkeypatch.setattr(second.watch, "_walk", slowly)
+    second.turn()
+    monkeypatch.undo()
+    for one in (first, second):
+        one.look()
+    assert events(store) == [("create", "new.csv")]
+    check(store)
+
+
 def test_a_directory_that_is_added_later_has_its_own_first_look(
     store: Store, inbox: Path, tmp_path: Path
 ) -> None:
@@ -386,6 +424,24 @@ def test_a_share_that_is_not_mounted_has_lost_no_files(
     hand.look()
     hand.wait()
     assert events(store)[3:] == [("delete", "0.csv")]
+
+
+def test_a_share_that_comes_back_with_other_inodes_brings_no_new_files(
+    store: Store, inbox: Path, hand: Hand
+) -> None:
+    for name in ("a.csv", "b.csv"):
+        (inbox / name).write_text(name)
+    hand.look()
+    away = inbox.rename(inbox.with_name("away"))
+    inbox.mkdir()  # what is below the mount
+    hand.look()
+    hand.watch.notice([str(inbox / "a.csv")])
+    hand.turn(1.0)
+    inbox.rmdir()
+    shutil.copytree(away, inbox)
+    hand.look()
+    hand.wait()
+    assert events(store) == [("create", "a.csv"), ("create", "b.csv")]
 
 
 def test_another_directory_with_files_in_it_takes_the_place(store: Store, inbox: Path) -> None:
