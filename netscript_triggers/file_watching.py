@@ -66,7 +66,7 @@ class FileWatch:
             on_events: Called after each commit that has stored events.
             is_stopped: Asked now and then whether to give up what is under way.
         """
-        self.roots = Roots(trigger.id, trigger.paths)
+        self.roots = Roots(trigger.id, trigger.paths, trigger.poll_interval)
         self._store = store
         self._trigger = trigger
         self._window = window
@@ -93,9 +93,14 @@ class FileWatch:
         """Hear that something may have happened at these paths."""
         with self._noticing:
             self._noticed.update(paths)
+            if len(self._noticed) > MOST:
+                self._noticed.clear()
+                self._is_lost = True
 
     def rest(self) -> None:
         """Forget what was begun; the next turn looks at everything."""
+        with self._noticing:
+            self._noticed.clear()
         self._settling.clear()
         self._gone.clear()
         self._again.clear()
@@ -135,7 +140,7 @@ class FileWatch:
         with self._noticing:
             noticed, self._noticed = self._noticed, set()
             lost, self._is_lost = self._is_lost, False
-        if lost or len(noticed) > MOST:
+        if lost:
             self._scan_at = now
         again = {path for path, at in self._again.items() if at <= now}
         for path in again:
@@ -157,7 +162,12 @@ class FileWatch:
                 self._pass_over(root, some, now) if is_first else self._note(some, now)
             if self._is_stopped():
                 return
-            self._judge(root, identity.inode, before.get(root), found)
+            noted = before.get(root)
+            if self.roots.judge(root, noted, now, empty=not found):
+                with self._store.begin() as conn:
+                    files.note_root(
+                        conn, self._store.dialect, self._trigger.id, root, identity.inode
+                    )
         # What is not waited for yet is found as soon as there is room for it.
         soon = self._trigger.stability.seconds + self._trigger.debounce + _AGAIN_SECONDS
         wait = self._trigger.poll_interval
@@ -165,16 +175,6 @@ class FileWatch:
         if not self._is_cut:
             self._look_for_gone(now)
             self._scanned_at = now
-
-    def _judge(self, root: str, inode: int, before: int | None, found: int) -> None:
-        """Say whether what is missing in a directory that was looked at to the end is deleted."""
-        if before not in {None, inode} and not found:
-            self.roots.doubt(root)
-            return
-        self.roots.believe(root)
-        if before != inode:
-            with self._store.begin() as conn:
-                files.note_root(conn, self._store.dialect, self._trigger.id, root, inode)
 
     def _look_at(self, paths: set[str], now: float) -> None:
         """Look at some paths."""

@@ -456,6 +456,32 @@ def test_another_directory_with_files_in_it_takes_the_place(store: Store, inbox:
     assert events(store) == [("create", "a.csv"), ("create", "b.csv"), ("delete", "a.csv")]
 
 
+def test_servers_that_see_different_directories_delete_nothing_of_each_other(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    link = tmp_path / "inbox"
+    places = [tmp_path / name for name in ("a", "b")]
+    both = [Hand(store, link, on=("create", "delete")) for _ in places]
+
+    def live(*seen: Path) -> None:
+        for _ in range(8):
+            for place, hand in zip(seen, both, strict=True):
+                link.unlink(missing_ok=True)
+                link.symlink_to(place)
+                hand.turn(29.0)
+                hand.turn(1.0)
+
+    for place in places:
+        place.mkdir()
+        (place / f"{place.name}.csv").write_text(place.name)
+    live(*places)
+    assert events(store) == [("create", "a.csv"), ("create", "b.csv")]
+    assert caplog.text.count("is another directory for other servers") == 2
+    live(places[0], places[0])  # it is mended
+    assert events(store)[2:] == [("delete", "b.csv")]
+    check(store)
+
+
 def test_an_emptied_directory_has_lost_its_files(store: Store, inbox: Path, hand: Hand) -> None:
     (inbox / "a.csv").write_text("1")
     hand.look()
@@ -554,6 +580,23 @@ def test_a_database_that_does_not_answer_costs_nothing(
     monkeypatch.undo()
     hand.turn(1.0)
     assert events(store) == [("create", "a.csv")]
+
+
+def test_notices_that_nobody_looks_after_are_given_up(
+    store: Store, inbox: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand.turn()
+    monkeypatch.setattr(file_watching, "MOST", 10)
+    (inbox / "a.csv").write_text("1")
+    for n in range(25):
+        hand.watch.notice([str(inbox / f"{n}.csv")])
+    assert len(hand.watch._noticed) <= 10
+    hand.turn()
+    hand.turn(1.0)
+    assert events(store) == [("create", "a.csv")]
+    hand.watch.notice([str(inbox / "a.csv")])
+    hand.watch.rest()
+    assert not hand.watch._noticed
 
 
 def test_a_rest_takes_nothing_and_then_what_is_there(store: Store, inbox: Path, hand: Hand) -> None:

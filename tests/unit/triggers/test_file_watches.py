@@ -14,6 +14,7 @@ from netscript_triggers import (
     FileEvent,
     FileWatchDefinition,
     Stability,
+    checkup,
     define_file_watch,
     enqueue_job,
     file_watch,
@@ -355,6 +356,33 @@ def test_what_names_no_file_of_the_watch_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(PayloadInvalidError, match=told):
             payload_given(payload, roots)
+
+
+def test_doctor_tells_of_a_directory_that_it_may_not_look_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "in"
+    place.mkdir()
+    watch = define_file_watch(handler, id="in", paths=[place])
+    assert checkup._watched(watch, str(place)).status == "ok"
+    looked = os.stat
+
+    def closed(path: Any, **options: Any) -> os.stat_result:
+        if str(path) == str(place):
+            raise PermissionError(13, "Permission denied")
+        return looked(path, **options)
+
+    monkeypatch.setattr(os, "stat", closed)  # root may look at everything
+    found = checkup._watched(watch, str(place))
+    assert (found.status, "can't be looked at: Permission denied" in found.detail) == ("fail", True)
+
+
+def test_doctor_tells_of_a_directory_whose_name_is_no_text(tmp_path: Path) -> None:
+    place = tmp_path / os.fsdecode(b"in\xff")
+    place.mkdir()
+    watch = define_file_watch(handler, id="in", paths=[place])
+    found = checkup._watched(watch, str(place))
+    assert (found.status, "its name is not UTF-8" in found.detail) == ("warn", True)
 
 
 def test_a_path_belongs_to_the_innermost_root() -> None:
