@@ -6,12 +6,11 @@ miss, the next look at everything finds.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -19,15 +18,13 @@ from netscript_triggers.definitions import FileWatchDefinition
 from netscript_triggers.events import FileChange
 from netscript_triggers.file_facts import FileFacts, root_of
 from netscript_triggers.file_plans import plan
+from netscript_triggers.file_reading import FileReader
 from netscript_triggers.roots import Roots
-from netscript_triggers.scanning import digest_of, stamp_at
 from netscript_triggers.settling import Settling, Stamp
 from netscript_triggers.store import files
 from netscript_triggers.store.files import AT_A_TIME, FileRecord, Taking
 from netscript_workers.store.engine import Store
 from netscript_workers.store.idempotency import DEFAULT_WINDOW
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -39,7 +36,8 @@ _STORE_SECONDS = 1.0
 _AGAIN_SECONDS = 1.0
 # Beyond the time that any server needs to find a file that has moved.
 _GRACE_SECONDS = 2.0
-_MOST_TOLD = 1_000
+# A server of an older definition, which would take anew what is forgotten, has ended by then.
+_FORGET_SECONDS = 3_600.0
 
 
 class FileWatch:
@@ -72,6 +70,7 @@ class FileWatch:
         self._window = window
         self._on_events = on_events
         self._is_stopped = is_stopped
+        self._reader = FileReader(trigger.id, is_stopped)
         self._settling = Settling(trigger.stability, trigger.debounce)
         self._grace = 2 * trigger.stability.seconds + trigger.debounce + _GRACE_SECONDS
         self._noticing = threading.Lock()
@@ -83,7 +82,7 @@ class FileWatch:
         self._gone: dict[str, float] = {}
         self._scan_at = self._scanned_at = -math.inf
         self._is_cut = False
-        self._told: set[str] = set()
+        self._forget_at = math.inf
 
     def look_soon(self) -> None:
         """Have the next turn look at everything, for notices were lost."""
@@ -122,6 +121,7 @@ class FileWatch:
             raise
 
     def _turn(self, now: float) -> float:
+        self._forget_at = min(self._forget_at, now + _FORGET_SECONDS)
         if self.roots.look():
             self._scan_at = now
             self._gone = {path: since for path, since in self._gone.items() if self._tells(path)}
@@ -175,6 +175,8 @@ class FileWatch:
         if not self._is_cut:
             self._look_for_gone(now)
             self._scanned_at = now
+            if others := before.keys() - set(self.roots.paths):
+                self._forget_roots(others, now)
 
     def _look_at(self, paths: set[str], now: float) -> None:
         """Look at some paths."""
@@ -189,7 +191,7 @@ class FileWatch:
                 if self._trigger.selection.enters(relative):
                     found += self._walk(root, path)
             elif self._trigger.selection.takes(relative):
-                stamp = self._stamp(path)
+                stamp = self._reader.stamp(path)
                 if stamp is None:
                     gone.append(path)
                 else:
@@ -199,7 +201,7 @@ class FileWatch:
         self._note_gone(gone, now)
 
     def _walk(self, root: str, start: str) -> Iterator[tuple[str, Stamp]]:
-        for one in self._trigger.selection.walk(root, start, self._cannot_read):
+        for one in self._trigger.selection.walk(root, start, self._reader.cannot_read):
             if one is not None:
                 yield one
             elif self._is_stopped():
@@ -223,10 +225,29 @@ class FileWatch:
         while after is not None and not self._is_stopped():
             with self._store.read() as conn:
                 records, after = files.page(conn, self._trigger.id, after)
-            self._note_missing([one.path for one in records if self._is_missing(one.path)], now)
+            meant = [one.path for one in records if self._is_meant(one.path)]
+            self._note_missing([path for path in meant if self._is_missing(path)], now)
+            if len(meant) < len(records) and now >= self._forget_at:
+                self._forget({one.path for one in records}.difference(meant))
+
+    def _is_meant(self, path: str) -> bool:
+        """Tell whether a file that was taken is one of those that are watched now."""
+        return any(
+            path.startswith(inside) and self._trigger.selection.takes(path[len(inside) :])
+            for inside in (f"{root.rstrip('/')}/" for root in self.roots.paths)
+        )
+
+    def _forget(self, paths: Collection[str]) -> None:
+        with self._store.begin() as conn:
+            files.forget(conn, self._store.dialect, self._trigger.id, paths)
+
+    def _forget_roots(self, roots: Collection[str], now: float) -> None:
+        if now >= self._forget_at and not self._is_stopped():
+            with self._store.begin() as conn:
+                files.forget_roots(conn, self._store.dialect, self._trigger.id, roots)
 
     def _is_missing(self, path: str) -> bool:
-        return self._tells(path) and self._stamp(path) is None
+        return self._tells(path) and self._reader.stamp(path) is None
 
     def _tells(self, path: str) -> bool:
         """Tell whether there would be a file at a path, had it not been removed."""
@@ -250,7 +271,7 @@ class FileWatch:
         ready: list[tuple[str, Stamp]] = []
         vanished: list[str] = []
         for path in self._settling.due(now):
-            stamp = self._stamp(path)
+            stamp = self._reader.stamp(path)
             if stamp is None:
                 self._settling.forget(path)
                 vanished.append(path)
@@ -268,7 +289,7 @@ class FileWatch:
         seen: list[FileFacts] = []
         since = time.monotonic()
         for path, stamp in finished:
-            content = self._digest(path, stamp)
+            content = self._reader.digest(path, stamp)
             root = root_of(path, self.roots.paths)
             if self._is_stopped():
                 return
@@ -285,8 +306,8 @@ class FileWatch:
     def _begin_anew(self, path: str, now: float) -> None:
         """Wait for a file that was touched while it was read; one that can't be is left alone."""
         self._settling.forget(path)
-        stamp = self._stamp(path)
-        if stamp is not None and path not in self._told:
+        stamp = self._reader.stamp(path)
+        if stamp is not None and not self._reader.is_told_of(path):
             self._settling.note(path, stamp, now)
 
     def _keep(self, seen: Sequence[FileFacts], known: dict[str, FileRecord]) -> None:
@@ -308,7 +329,7 @@ class FileWatch:
         root = root_of(record.path, self.roots.paths)
         if root is None or root not in self.roots.there:
             return False
-        stamp = self._stamp(record.path, other=record.stamp)
+        stamp = self._reader.stamp(record.path, other=record.stamp)
         return stamp is None or stamp.inode != record.stamp.inode
 
     def _pass_over(self, root: str, found: Sequence[tuple[str, Stamp]], now: float) -> None:
@@ -371,7 +392,7 @@ class FileWatch:
                 root is not None
                 and self.roots.is_believed(root)
                 and record.stamp not in waited_for
-                and self._stamp(path, other=record.stamp) is None
+                and self._reader.stamp(path, other=record.stamp) is None
             ):
                 takings.append(self._removal(record, root))
             else:
@@ -387,40 +408,12 @@ class FileWatch:
         change: FileChange | None = "delete" if "delete" in self._trigger.on else None
         return Taking(facts=facts, change=change, before=record, is_gone=True)
 
-    # What may fail.
-
     def _read(self, paths: Iterable[str]) -> dict[str, FileRecord]:
         asked = list(paths)
         if not asked:
             return {}
         with self._store.read() as conn:
             return files.read(conn, self._store.dialect, self._trigger.id, asked)
-
-    def _stamp(self, path: str, other: Stamp = Stamp(-1, 0, 0)) -> Stamp | None:  # noqa: B008 - a constant
-        """Return a file's stamp; of one that can't be looked at, another one."""
-        try:
-            return stamp_at(path)
-        except OSError as error:
-            self._cannot_read(path, error)
-            return other
-
-    def _digest(self, path: str, stamp: Stamp) -> str | None:
-        try:
-            found = digest_of(path, stamp, self._is_stopped)
-        except OSError as error:
-            self._cannot_read(path, error)
-            return None
-        self._told.discard(path)
-        return found
-
-    def _cannot_read(self, path: str, error: OSError) -> None:
-        if path in self._told or len(self._told) >= _MOST_TOLD:
-            return
-        self._told.add(path)
-        logger.warning(
-            "file watch %s: %r can't be read: %s; it is tried again",
-            self._trigger.id, path, error.strerror,
-        )  # fmt: skip
 
 
 def _is_directory(path: str) -> bool:

@@ -381,6 +381,43 @@ def test_a_directory_that_is_added_later_has_its_own_first_look(
     assert events(store) == [("create", "b.csv")]
 
 
+def test_what_is_watched_no_more_is_forgotten_and_not_deleted(
+    store: Store, inbox: Path, tmp_path: Path
+) -> None:
+    more = tmp_path / "more"
+    more.mkdir()
+    on = ("create", "delete")
+    for path in (inbox / "a.csv", inbox / "b.txt", inbox / "c.txt", more / "d.csv"):
+        path.write_text(path.name)
+    Hand(store, inbox, more, patterns=["*"], on=on).look()
+    taken = events(store)
+    assert len(taken) == 4
+    hand = Hand(store, inbox, on=on)
+    hand.look()
+    (inbox / "b.txt").unlink()
+    (more / "d.csv").unlink()
+    hand.look()
+    hand.wait()
+    assert len(records(store)) == 4  # a server that watches all of it may still run
+    hand.turn(3600.0)
+    hand.wait()
+    assert (events(store), records(store)) == (taken, [b"a.csv"])
+    # A directory that is watched anew has a first look again.
+    (more / "e.csv").write_text("5")
+    Hand(store, inbox, more, on=on, existing="ignore").look()
+    assert (events(store), records(store)) == (taken, [b"a.csv", b"e.csv"])
+
+
+def test_a_directory_in_another_one_forgets_none_of_its_files(store: Store, inbox: Path) -> None:
+    (inbox / "deep").mkdir()
+    (inbox / "deep" / "a.csv").write_text("1")
+    hand = Hand(store, inbox, inbox / "deep", patterns=["deep/*.csv"])
+    hand.look()
+    hand.turn(3600.0)
+    hand.look()
+    assert (events(store), records(store)) == ([("create", "a.csv")], [b"a.csv"])
+
+
 def test_a_directory_is_waited_for(
     store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
