@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -129,12 +130,16 @@ def _secret(webhook: WebhookDefinition[Any], public_url: str) -> Finding:
 
 def _watched(trigger: FileWatchDefinition[Any], path: str) -> Finding:
     what = f'file watch "{trigger.id}"'
-    place = Path(path)
-    if not place.exists():
+    try:
+        is_directory = stat.S_ISDIR(os.stat(path).st_mode)  # noqa: PTH116 - a path may be no UTF-8
+    except (FileNotFoundError, NotADirectoryError):
         return Finding(
             "warn", what, f"{path!r} is not there; it is waited for.", "Make it, or mount it."
         )
-    if not place.is_dir():
+    except OSError as error:
+        hint = "Let the user that the server runs as read it, and the directories above it."
+        return Finding("fail", what, f"{path!r} can't be looked at: {error.strerror}.", hint)
+    if not is_directory:
         hint = "Name the directory that it is in, and a pattern."
         return Finding("fail", what, f"{path!r} is no directory.", hint)
     if not os.access(path, os.R_OK | os.X_OK):
@@ -151,7 +156,8 @@ def _watched(trigger: FileWatchDefinition[Any], path: str) -> Finding:
         what,
         f"There are no notices for {path!r} ({fault}): it is looked at every "
         f"{trigger.poll_interval:g} s.",
-        "Allow more: sysctl fs.inotify.max_user_watches=1048576; or watch with polling=True.",
+        "Allow more: sysctl fs.inotify.max_user_watches=1048576 "
+        "fs.inotify.max_user_instances=1024; or watch with polling=True.",
     )
 
 

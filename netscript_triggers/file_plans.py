@@ -42,7 +42,7 @@ def plan(
             new = before is None or facts.path in left or facts.path in reborn
             if before is None or new:
                 change = "create"
-            elif before.sha256 != facts.sha256:
+            elif before.sha256 != facts.sha256 and not _is_remounted(before, facts):
                 other = (unfinished or {}).get(before.stamp, facts.path)
                 if other != facts.path and other not in mine:
                     continue  # what was here is about to be found where it has moved
@@ -56,6 +56,12 @@ def plan(
             )
         )
     return takings
+
+
+def _is_remounted(before: FileRecord, facts: FileFacts) -> bool:
+    """Tell whether only the inode of a file that was never read is another one."""
+    stamp = before.stamp._replace(inode=facts.stamp.inode)
+    return before.sha256 is None and stamp == facts.stamp
 
 
 def _moves(

@@ -126,10 +126,10 @@ class _Thread(threading.Thread):
 
     def _go_on(self) -> float:
         """Take a turn; return how long the next one has time."""
+        self._woken.clear()
         if not self._states.is_enabled(self._trigger.id):
             self._watch.rest()
             return _LONGEST_SECONDS
-        self._woken.clear()
         try:
             wait = self._watch.turn(time.monotonic())
         except (SQLAlchemyError, StoreUnavailableError) as error:

@@ -10,7 +10,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from netscript_triggers.definitions import FileWatchDefinition
 from netscript_triggers.events import FileChange
 from netscript_triggers.file_facts import FileFacts, root_of
 from netscript_triggers.file_plans import plan
-from netscript_triggers.file_reader import Reader
+from netscript_triggers.file_reading import FileReader
 from netscript_triggers.roots import Roots
 from netscript_triggers.settling import Settling, Stamp
 from netscript_triggers.store import files
@@ -36,6 +36,8 @@ _STORE_SECONDS = 1.0
 _AGAIN_SECONDS = 1.0
 # Beyond the time that any server needs to find a file that has moved.
 _GRACE_SECONDS = 2.0
+# A server of an older definition, which would take anew what is forgotten, has ended by then.
+_FORGET_SECONDS = 3_600.0
 
 
 class FileWatch:
@@ -62,12 +64,13 @@ class FileWatch:
             on_events: Called after each commit that has stored events.
             is_stopped: Asked now and then whether to give up what is under way.
         """
-        self.roots = Roots(trigger.id, trigger.paths)
+        self.roots = Roots(trigger.id, trigger.paths, trigger.poll_interval)
         self._store = store
         self._trigger = trigger
         self._window = window
         self._on_events = on_events
         self._is_stopped = is_stopped
+        self._reader = FileReader(trigger.id, is_stopped)
         self._settling = Settling(trigger.stability, trigger.debounce)
         self._grace = 2 * trigger.stability.seconds + trigger.debounce + _GRACE_SECONDS
         self._noticing = threading.Lock()
@@ -79,7 +82,7 @@ class FileWatch:
         self._gone: dict[str, float] = {}
         self._scan_at = self._scanned_at = -math.inf
         self._is_cut = False
-        self._reader = Reader(trigger.id, is_stopped)
+        self._forget_at = math.inf
 
     def look_soon(self) -> None:
         """Have the next turn look at everything, for notices were lost."""
@@ -89,9 +92,14 @@ class FileWatch:
         """Hear that something may have happened at these paths."""
         with self._noticing:
             self._noticed.update(paths)
+            if len(self._noticed) > MOST:
+                self._noticed.clear()
+                self._is_lost = True
 
     def rest(self) -> None:
         """Forget what was begun; the next turn looks at everything."""
+        with self._noticing:
+            self._noticed.clear()
         self._settling.clear()
         self._gone.clear()
         self._again.clear()
@@ -113,8 +121,10 @@ class FileWatch:
             raise
 
     def _turn(self, now: float) -> float:
+        self._forget_at = min(self._forget_at, now + _FORGET_SECONDS)
         if self.roots.look():
             self._scan_at = now
+            self._gone = {path: since for path, since in self._gone.items() if self._tells(path)}
         noticed, again = self._take_noticed(now)
         if now >= self._scan_at:
             self._scan(now)
@@ -130,7 +140,7 @@ class FileWatch:
         with self._noticing:
             noticed, self._noticed = self._noticed, set()
             lost, self._is_lost = self._is_lost, False
-        if lost or len(noticed) > MOST:
+        if lost:
             self._scan_at = now
         again = {path for path, at in self._again.items() if at <= now}
         for path in again:
@@ -149,10 +159,15 @@ class FileWatch:
             found = 0
             for some in _batches(self._walk(root, root)):
                 found += len(some)
-                self._pass_over(root, some) if is_first else self._note(some, now)
+                self._pass_over(root, some, now) if is_first else self._note(some, now)
             if self._is_stopped():
                 return
-            self._judge(root, identity.inode, before.get(root), found)
+            noted = before.get(root)
+            if self.roots.judge(root, noted, now, empty=not found):
+                with self._store.begin() as conn:
+                    files.note_root(
+                        conn, self._store.dialect, self._trigger.id, root, identity.inode
+                    )
         # What is not waited for yet is found as soon as there is room for it.
         soon = self._trigger.stability.seconds + self._trigger.debounce + _AGAIN_SECONDS
         wait = self._trigger.poll_interval
@@ -160,16 +175,8 @@ class FileWatch:
         if not self._is_cut:
             self._look_for_gone(now)
             self._scanned_at = now
-
-    def _judge(self, root: str, inode: int, before: int | None, found: int) -> None:
-        """Say whether what is missing in a directory that was looked at to the end is deleted."""
-        if before not in {None, inode} and not found:
-            self.roots.doubt(root)
-            return
-        self.roots.believe(root)
-        if before != inode:
-            with self._store.begin() as conn:
-                files.note_root(conn, self._store.dialect, self._trigger.id, root, inode)
+            if others := before.keys() - set(self.roots.paths):
+                self._forget_roots(others, now)
 
     def _look_at(self, paths: set[str], now: float) -> None:
         """Look at some paths."""
@@ -218,11 +225,34 @@ class FileWatch:
         while after is not None and not self._is_stopped():
             with self._store.read() as conn:
                 records, after = files.page(conn, self._trigger.id, after)
-            self._note_missing([one.path for one in records if self._is_missing(one.path)], now)
+            meant = [one.path for one in records if self._is_meant(one.path)]
+            self._note_missing([path for path in meant if self._is_missing(path)], now)
+            if len(meant) < len(records) and now >= self._forget_at:
+                self._forget({one.path for one in records}.difference(meant))
+
+    def _is_meant(self, path: str) -> bool:
+        """Tell whether a file that was taken is one of those that are watched now."""
+        return any(
+            path.startswith(inside) and self._trigger.selection.takes(path[len(inside) :])
+            for inside in (f"{root.rstrip('/')}/" for root in self.roots.paths)
+        )
+
+    def _forget(self, paths: Collection[str]) -> None:
+        with self._store.begin() as conn:
+            files.forget(conn, self._store.dialect, self._trigger.id, paths)
+
+    def _forget_roots(self, roots: Collection[str], now: float) -> None:
+        if now >= self._forget_at and not self._is_stopped():
+            with self._store.begin() as conn:
+                files.forget_roots(conn, self._store.dialect, self._trigger.id, roots)
 
     def _is_missing(self, path: str) -> bool:
+        return self._tells(path) and self._reader.stamp(path) is None
+
+    def _tells(self, path: str) -> bool:
+        """Tell whether there would be a file at a path, had it not been removed."""
         root = root_of(path, self.roots.paths)
-        return root in self.roots.there and self._reader.stamp(path) is None
+        return root is not None and self.roots.is_believed(root)
 
     def _note_gone(self, paths: Sequence[str], now: float) -> None:
         """Notice that nothing is at these paths; what was taken there is gone."""
@@ -231,7 +261,7 @@ class FileWatch:
 
     def _note_missing(self, paths: Iterable[str], now: float) -> None:
         for path in paths:
-            if len(self._gone) < MOST:
+            if len(self._gone) < MOST and self._tells(path):
                 self._gone.setdefault(path, now)
 
     # Taking.
@@ -277,7 +307,7 @@ class FileWatch:
         """Wait for a file that was touched while it was read; one that can't be is left alone."""
         self._settling.forget(path)
         stamp = self._reader.stamp(path)
-        if stamp is not None and not self._reader.has_told(path):
+        if stamp is not None and not self._reader.is_told_of(path):
             self._settling.note(path, stamp, now)
 
     def _keep(self, seen: Sequence[FileFacts], known: dict[str, FileRecord]) -> None:
@@ -299,19 +329,23 @@ class FileWatch:
         root = root_of(record.path, self.roots.paths)
         if root is None or root not in self.roots.there:
             return False
-        stamp = self._reader.stamp(record.path, record.stamp)
+        stamp = self._reader.stamp(record.path, other=record.stamp)
         return stamp is None or stamp.inode != record.stamp.inode
 
-    def _pass_over(self, root: str, found: Sequence[tuple[str, Stamp]]) -> None:
+    def _pass_over(self, root: str, found: Sequence[tuple[str, Stamp]], now: float) -> None:
         """Store files that were there before anybody watched, without events."""
-        known = self._read([path for path, _ in found])
-        self._commit(
-            [
-                Taking(facts=FileFacts(path=path, root=root, stamp=stamp, sha256=None))
-                for path, stamp in found
-                if path not in known
-            ]
-        )
+        seen = [FileFacts(path=path, root=root, stamp=stamp, sha256=None) for path, stamp in found]
+        with self._store.begin() as conn:
+            is_first = files.pass_over(
+                conn,
+                self._store.dialect,
+                self._trigger.id,
+                root,
+                seen,
+                now=self._store.now(conn),
+            )
+        if not is_first:
+            self._note(found, now)
 
     def _commit(self, takings: Sequence[Taking]) -> None:
         if not takings:
@@ -358,7 +392,7 @@ class FileWatch:
                 root is not None
                 and self.roots.is_believed(root)
                 and record.stamp not in waited_for
-                and self._reader.stamp(path, record.stamp) is None
+                and self._reader.stamp(path, other=record.stamp) is None
             ):
                 takings.append(self._removal(record, root))
             else:

@@ -62,13 +62,13 @@ class Notices:
                 self._listen()
             except FileNotFoundError:
                 pass
-            except OSError as error:
-                logger.warning(
-                    "there are no notices for %r, which is looked at now and then: %s",
-                    self._root, error.strerror or error,
-                )  # fmt: skip
-                return
-            except RuntimeError:  # a name that is no UTF-8, which ends the listening
+            except (OSError, RuntimeError, UnicodeError) as error:
+                if not _is_of_one_name(error):
+                    logger.warning(
+                        "there are no notices for %r, which is looked at now and then: %s",
+                        self._root, _told(error),
+                    )  # fmt: skip
+                    return
                 self._lost()
             self._stopped.wait(_AGAIN_SECONDS)
 
@@ -89,9 +89,23 @@ def fault_of(root: str, *, recursive: bool) -> str | None:
     """Return why one can't listen at a directory, None if one can."""
     try:
         next(_listen(root, threading.Event(), recursive=recursive, turn=1))
-    except (OSError, RuntimeError) as error:
-        return str(error)
+    except (OSError, RuntimeError, UnicodeError) as error:
+        return _told(error)
     return None
+
+
+def _is_of_one_name(error: Exception) -> bool:
+    """Tell whether only the name of a file was no UTF-8, which ends the listening."""
+    return isinstance(error, RuntimeError) and str(error).startswith("Unable to decode path")
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, UnicodeError):
+        return "its name is not UTF-8"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    # Such as "Error creating recommended watcher: Too many open files (os error 24)".
+    return str(error).rpartition(": ")[2]
 
 
 def _listen(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import stat
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 logger = logging.getLogger(__name__)
+
+# Intervals in which every server must have looked at everything, and seen the same directory.
+_QUIET_INTERVALS = 3
 
 
 class Identity(NamedTuple):
@@ -22,13 +26,24 @@ class Roots:
     """Directories that may come and go.
 
     What is missing in one counts as deleted only where the directory is known to be the one that it
-    was, or has files: an empty one in its place is what a share leaves that is not mounted.
+    was, or has files: an empty one in its place is what a share leaves that is not mounted. Where
+    another server sees another one, its files would be missing for ever.
     """
 
-    def __init__(self, trigger_id: str, paths: Sequence[str]) -> None:
-        """Know of none yet."""
+    def __init__(self, trigger_id: str, paths: Sequence[str], interval: float) -> None:
+        """Know of none yet.
+
+        Args:
+            trigger_id: For the log.
+            paths: The directories.
+            interval: Seconds between two looks at everything, in each server.
+        """
         self.paths = tuple(paths)
         self._trigger_id = trigger_id
+        self._quiet = _QUIET_INTERVALS * interval
+        # The inodes that this server has noted, and when it last found another one noted.
+        self._noted: dict[str, int] = {}
+        self._other_at: dict[str, float] = {}
         self._there: dict[str, Identity] = {}
         self._believed: set[str] = set()
         self._told: dict[str, str] = {}
@@ -59,18 +74,33 @@ class Roots:
         self._there = found
         return changed
 
-    def believe(self, root: str) -> None:
-        """Take what is missing in it for deleted."""
-        self._believed.add(root)
-        if root in self._told:
-            del self._told[root]
+    def judge(self, root: str, noted: int | None, now: float, *, empty: bool) -> bool:
+        """Decide, after a whole look, whether what is missing in a root is deleted.
 
-    def doubt(self, root: str) -> None:
-        """Take what is missing in it for out of reach."""
-        self._believed.discard(root)
-        self._warn(
-            root, "is empty and not the directory that it was: its files don't count as deleted"
-        )
+        Args:
+            root: One that is there.
+            noted: The inode that it had in any server's last whole look; None before the first.
+            now: When the look began.
+            empty: Nothing was found in it.
+
+        Returns:
+            Whether its inode is to be noted.
+        """
+        inode = self._there[root].inode
+        if noted in {None, inode}:
+            if now - self._other_at.get(root, -math.inf) >= self._quiet:
+                self._believed.add(root)
+                self._told.pop(root, None)
+        else:
+            self._believed.discard(root)
+            if empty:
+                self._warn(root, _EMPTY)
+                return False
+            if self._noted.get(root) == inode:
+                self._warn(root, _SHARED)
+            self._other_at[root] = now
+        self._noted[root] = inode
+        return noted != inode
 
     def is_believed(self, root: str) -> bool:
         """Tell whether what is missing in it is deleted."""
@@ -80,6 +110,13 @@ class Roots:
         if self._told.get(path) != sentence:
             self._told[path] = sentence
             logger.warning("file watch %s: %r %s", self._trigger_id, path, sentence)
+
+
+_EMPTY = "is empty and not the directory that it was: its files don't count as deleted"
+_SHARED = (
+    "is another directory for other servers: its files don't count as deleted; "
+    "file watches need one directory that all servers share"
+)
 
 
 def is_left(root: str, inode: int) -> bool:

@@ -60,16 +60,31 @@ class Selection:
             try:
                 with os.scandir(place) as entries:
                     for entry in entries:
-                        relative = entry.path[below:]
-                        if entry.is_dir(follow_symlinks=False):
-                            if self.enters(relative):
-                                left.append(entry.path)
-                        elif self._takes_name(relative) and (stamp := _stamp_of(entry)):
+                        stamp = self._meet(entry, entry.path[below:], left, on_error)
+                        if stamp is not None:
                             yield entry.path, stamp
             except FileNotFoundError:
                 continue
             except OSError as error:
                 on_error(place, error)
+
+    def _meet(
+        self,
+        entry: os.DirEntry[str],
+        relative: str,
+        left: list[str],
+        on_error: Callable[[str, OSError], None],
+    ) -> Stamp | None:
+        """Return the stamp of a file that is meant; keep a directory for later."""
+        try:
+            if not entry.is_dir(follow_symlinks=False):
+                return _stamp_of(entry) if self._takes_name(relative) else None
+        except OSError as error:
+            on_error(entry.path, error)
+            return None
+        if self.enters(relative):
+            left.append(entry.path)
+        return None
 
 
 def _stamp_of(entry: os.DirEntry[str]) -> Stamp | None:

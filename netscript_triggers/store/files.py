@@ -119,6 +119,22 @@ def note_root(conn: Connection, dialect: Dialect, trigger_id: str, root: str, in
     conn.execute(_SET_ROOTS, {"trigger": trigger_id, "roots": to_json(roots)})
 
 
+def forget(conn: Connection, dialect: Dialect, trigger_id: str, paths: Collection[str]) -> None:
+    """Forget files that are watched no more, without events."""
+    _lock(conn, dialect, trigger_id)
+    digests = json.dumps(sorted(digest(path) for path in paths))
+    conn.execute(_delete(dialect), {"trigger": trigger_id, "digests": digests})
+
+
+def forget_roots(
+    conn: Connection, dialect: Dialect, trigger_id: str, roots: Collection[str]
+) -> None:
+    """Forget directories that are watched no more."""
+    known = json.loads(_lock(conn, dialect, trigger_id).roots)
+    left = {root: inode for root, inode in known.items() if root not in roots}
+    conn.execute(_SET_ROOTS, {"trigger": trigger_id, "roots": to_json(left)})
+
+
 def store(
     conn: Connection,
     dialect: Dialect,
@@ -149,6 +165,29 @@ def store(
     _write(conn, dialect, trigger_id, kept, now)
     conn.execute(_SET_GENERATION, {"trigger": trigger_id, "generation": generation})
     return len(submissions)
+
+
+def pass_over(
+    conn: Connection,
+    dialect: Dialect,
+    trigger_id: str,
+    root: str,
+    seen: Sequence[FileFacts],
+    *,
+    now: int,
+) -> bool:
+    """Store files without events, in the caller's transaction.
+
+    Returns:
+        False, and nothing is stored, if a look at the directory has ended: they may have come
+        since.
+    """
+    if root in json.loads(_lock(conn, dialect, trigger_id).roots):
+        return False
+    known = read(conn, dialect, trigger_id, [facts.path for facts in seen])
+    new = [Taking(facts=facts) for facts in seen if facts.path not in known]
+    _write(conn, dialect, trigger_id, [_without_event(one) for one in new], now)
+    return True
 
 
 @dataclass(frozen=True, slots=True)

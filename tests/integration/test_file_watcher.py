@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from watchfiles._rust_notify import WatchfilesRustInternalError
 
 from netscript_triggers import Stability, notices
 from netscript_triggers.circuits import TriggerState
 from netscript_triggers.file_watcher import FileWatcher
+from netscript_triggers.file_watching import FileWatch
 from netscript_triggers.states import TriggerStates
 from netscript_workers.store.engine import Store
 from tests.chaos.file_deaths import INTERVAL, watch_under_kills
@@ -116,7 +118,57 @@ def test_where_there_are_no_notices_it_is_told_and_files_come_all_the_same(
             (inbox / name).write_text(name)
             comes(store, name)
     assert caplog.text.count("there are no notices for") == 1
-    assert notices.fault_of(str(inbox), recursive=True) == "[Errno 28] No space left on device"
+    assert notices.fault_of(str(inbox), recursive=True) == "No space left on device"
+
+
+def test_instances_of_inotify_that_are_used_up_are_told_and_looked_without(
+    store: Store, inbox: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_more(*args: Any, **kwargs: Any) -> Any:
+        raise WatchfilesRustInternalError(
+            "Error creating recommended watcher: Too many open files (os error 24)"
+        )
+
+    monkeypatch.setattr(notices, "watch", no_more)
+    lost: list[None] = []
+    heard = notices.Notices(
+        str(inbox), recursive=True, tell=lambda _: None, lost=lambda: lost.append(None)
+    )
+    eventually(lambda: heard.is_over)
+    assert lost == []
+    assert caplog.text.count("now and then: Too many open files (os error 24)") == 1
+
+
+def test_a_directory_whose_name_is_no_text_is_looked_at_without_notices(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = tmp_path / os.fsdecode(b"in\xff")
+    place.mkdir()
+    with watching(store, place, poll_interval=0.1):
+        (place / "a.csv").write_text("1")
+        comes(store, "a.csv")
+        eventually(lambda: "its name is not UTF-8" in caplog.text)
+    assert notices.fault_of(str(place), recursive=True) == "its name is not UTF-8"
+
+
+def test_notices_do_not_wake_a_disabled_watch_for_ever(
+    store: Store, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = TriggerStates()
+    rests: list[FileWatch] = []
+
+    def count(watch: FileWatch) -> None:
+        rests.append(watch)
+
+    with watching(store, inbox, states=states):
+        (inbox / "a.csv").write_text("1")
+        comes(store, "a.csv")
+        states.learn({"inbox": TriggerState(enabled=False)})
+        monkeypatch.setattr(FileWatch, "rest", count)
+        eventually(lambda: bool(rests))
+        (inbox / "b.csv").write_text("2")
+        time.sleep(1.0)
+    assert len(rests) < 6
 
 
 def test_a_disabled_watch_takes_nothing_until_it_is_enabled(store: Store, inbox: Path) -> None:

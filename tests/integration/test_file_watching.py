@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -329,6 +330,43 @@ def test_files_that_were_there_are_taken_or_passed_over(store: Store, inbox: Pat
     check(store)
 
 
+def test_files_that_were_passed_over_may_come_back_with_other_inodes(
+    store: Store, inbox: Path
+) -> None:
+    (inbox / "old.csv").write_text("1")
+    hand = Hand(store, inbox, existing="ignore")
+    hand.look()
+    shutil.copytree(inbox, inbox.with_name("copy"))
+    inbox.rename(inbox.with_name("away"))
+    inbox.with_name("copy").rename(inbox)
+    hand.look()
+    assert events(store) == []
+    (inbox / "old.csv").write_text("2")
+    hand.look()
+    assert events(store) == [("modify", "old.csv")]
+
+
+def test_what_comes_after_one_server_has_looked_no_other_one_passes_over(
+    store: Store, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (inbox / "old.csv").write_text("1")
+    first, second = (Hand(store, inbox, existing="ignore") for _ in range(2))
+    walk = second.watch._walk
+
+    def slowly(root: str, start: str) -> Any:
+        first.turn()
+        (inbox / "new.csv").write_text("2")
+        return walk(root, start)
+
+    monkeypatch.setattr(second.watch, "_walk", slowly)
+    second.turn()
+    monkeypatch.undo()
+    for one in (first, second):
+        one.look()
+    assert events(store) == [("create", "new.csv")]
+    check(store)
+
+
 def test_a_directory_that_is_added_later_has_its_own_first_look(
     store: Store, inbox: Path, tmp_path: Path
 ) -> None:
@@ -341,6 +379,43 @@ def test_a_directory_that_is_added_later_has_its_own_first_look(
     (more / "b.csv").write_text("2")
     hand.look()
     assert events(store) == [("create", "b.csv")]
+
+
+def test_what_is_watched_no_more_is_forgotten_and_not_deleted(
+    store: Store, inbox: Path, tmp_path: Path
+) -> None:
+    more = tmp_path / "more"
+    more.mkdir()
+    on = ("create", "delete")
+    for path in (inbox / "a.csv", inbox / "b.txt", inbox / "c.txt", more / "d.csv"):
+        path.write_text(path.name)
+    Hand(store, inbox, more, patterns=["*"], on=on).look()
+    taken = events(store)
+    assert len(taken) == 4
+    hand = Hand(store, inbox, on=on)
+    hand.look()
+    (inbox / "b.txt").unlink()
+    (more / "d.csv").unlink()
+    hand.look()
+    hand.wait()
+    assert len(records(store)) == 4  # a server that watches all of it may still run
+    hand.turn(3600.0)
+    hand.wait()
+    assert (events(store), records(store)) == (taken, [b"a.csv"])
+    # A directory that is watched anew has a first look again.
+    (more / "e.csv").write_text("5")
+    Hand(store, inbox, more, on=on, existing="ignore").look()
+    assert (events(store), records(store)) == (taken, [b"a.csv", b"e.csv"])
+
+
+def test_a_directory_in_another_one_forgets_none_of_its_files(store: Store, inbox: Path) -> None:
+    (inbox / "deep").mkdir()
+    (inbox / "deep" / "a.csv").write_text("1")
+    hand = Hand(store, inbox, inbox / "deep", patterns=["deep/*.csv"])
+    hand.look()
+    hand.turn(3600.0)
+    hand.look()
+    assert (events(store), records(store)) == ([("create", "a.csv")], [b"a.csv"])
 
 
 def test_a_directory_is_waited_for(
@@ -388,6 +463,24 @@ def test_a_share_that_is_not_mounted_has_lost_no_files(
     assert events(store)[3:] == [("delete", "0.csv")]
 
 
+def test_a_share_that_comes_back_with_other_inodes_brings_no_new_files(
+    store: Store, inbox: Path, hand: Hand
+) -> None:
+    for name in ("a.csv", "b.csv"):
+        (inbox / name).write_text(name)
+    hand.look()
+    away = inbox.rename(inbox.with_name("away"))
+    inbox.mkdir()  # what is below the mount
+    hand.look()
+    hand.watch.notice([str(inbox / "a.csv")])
+    hand.turn(1.0)
+    inbox.rmdir()
+    shutil.copytree(away, inbox)
+    hand.look()
+    hand.wait()
+    assert events(store) == [("create", "a.csv"), ("create", "b.csv")]
+
+
 def test_another_directory_with_files_in_it_takes_the_place(store: Store, inbox: Path) -> None:
     hand = Hand(store, inbox, on=("create", "modify", "delete"))
     (inbox / "a.csv").write_text("1")
@@ -398,6 +491,32 @@ def test_another_directory_with_files_in_it_takes_the_place(store: Store, inbox:
     hand.look()
     hand.wait()
     assert events(store) == [("create", "a.csv"), ("create", "b.csv"), ("delete", "a.csv")]
+
+
+def test_servers_that_see_different_directories_delete_nothing_of_each_other(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    link = tmp_path / "inbox"
+    places = [tmp_path / name for name in ("a", "b")]
+    both = [Hand(store, link, on=("create", "delete")) for _ in places]
+
+    def live(*seen: Path) -> None:
+        for _ in range(8):
+            for place, hand in zip(seen, both, strict=True):
+                link.unlink(missing_ok=True)
+                link.symlink_to(place)
+                hand.turn(29.0)
+                hand.turn(1.0)
+
+    for place in places:
+        place.mkdir()
+        (place / f"{place.name}.csv").write_text(place.name)
+    live(*places)
+    assert events(store) == [("create", "a.csv"), ("create", "b.csv")]
+    assert caplog.text.count("is another directory for other servers") == 2
+    live(places[0], places[0])  # it is mended
+    assert events(store)[2:] == [("delete", "b.csv")]
+    check(store)
 
 
 def test_an_emptied_directory_has_lost_its_files(store: Store, inbox: Path, hand: Hand) -> None:
@@ -498,6 +617,23 @@ def test_a_database_that_does_not_answer_costs_nothing(
     monkeypatch.undo()
     hand.turn(1.0)
     assert events(store) == [("create", "a.csv")]
+
+
+def test_notices_that_nobody_looks_after_are_given_up(
+    store: Store, inbox: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand.turn()
+    monkeypatch.setattr(file_watching, "MOST", 10)
+    (inbox / "a.csv").write_text("1")
+    for n in range(25):
+        hand.watch.notice([str(inbox / f"{n}.csv")])
+    assert len(hand.watch._noticed) <= 10
+    hand.turn()
+    hand.turn(1.0)
+    assert events(store) == [("create", "a.csv")]
+    hand.watch.notice([str(inbox / "a.csv")])
+    hand.watch.rest()
+    assert not hand.watch._noticed
 
 
 def test_a_rest_takes_nothing_and_then_what_is_there(store: Store, inbox: Path, hand: Hand) -> None:

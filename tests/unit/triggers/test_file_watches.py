@@ -14,9 +14,11 @@ from netscript_triggers import (
     FileEvent,
     FileWatchDefinition,
     Stability,
+    checkup,
     define_file_watch,
     enqueue_job,
     file_watch,
+    scanning,
 )
 from netscript_triggers.file_facts import FileFacts, event_facts, payload_given, root_of
 from netscript_triggers.file_plans import plan
@@ -97,6 +99,29 @@ def test_a_file_in_a_directory_that_is_passed_over_is_not_meant(
     assert selection.takes(relative) is takes
 
 
+def test_what_cannot_be_looked_at_does_not_end_the_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c", "d"):
+        (tmp_path / name).write_text(name)
+    with os.scandir(tmp_path) as entries:
+        bad = next(entries).path
+    looked = scanning._stamp_of
+    told: list[str] = []
+
+    def failing(entry: os.DirEntry[str]) -> Stamp | None:
+        if entry.path == bad:
+            raise OSError(116, "Stale file handle")
+        return looked(entry)
+
+    monkeypatch.setattr(scanning, "_stamp_of", failing)
+    everything = Selection(patterns=Globs(["*"]), ignored=Globs([]))
+    walked = everything.walk(str(tmp_path), str(tmp_path), lambda path, _: told.append(path))
+    found = {one[0] for one in walked if one is not None}
+    assert found == {str(path) for path in tmp_path.iterdir()} - {bad}
+    assert told == [bad]
+
+
 def stamp(size: int = 1, mtime: int = 1, inode: int = 1) -> Stamp:
     return Stamp(size, mtime, inode)
 
@@ -161,7 +186,12 @@ def test_a_new_file_is_created_and_other_content_modifies_it() -> None:
     assert changes(facts("a", "y"), records=[record("a")]) == [("a", "modify", None)]
     touched = facts("a", stamped=stamp(mtime=2))
     assert changes(touched, records=[record("a")]) == [("a", None, None)]
-    assert changes(facts("a", "y"), records=[record("a", None)]) == [("a", "modify", None)]
+    assert changes(touched, records=[record("a", None)]) == [("a", "modify", None)]
+
+
+def test_a_file_that_was_never_read_may_have_another_inode() -> None:
+    remounted = facts("a", stamped=stamp(inode=2))
+    assert changes(remounted, records=[record("a", None)]) == [("a", None, None)]
 
 
 def test_a_file_that_has_moved_is_no_new_one_but_a_copy_is() -> None:
@@ -326,6 +356,33 @@ def test_what_names_no_file_of_the_watch_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(PayloadInvalidError, match=told):
             payload_given(payload, roots)
+
+
+def test_doctor_tells_of_a_directory_that_it_may_not_look_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "in"
+    place.mkdir()
+    watch = define_file_watch(handler, id="in", paths=[place])
+    assert checkup._watched(watch, str(place)).status == "ok"
+    looked = os.stat
+
+    def closed(path: Any, **options: Any) -> os.stat_result:
+        if str(path) == str(place):
+            raise PermissionError(13, "Permission denied")
+        return looked(path, **options)
+
+    monkeypatch.setattr(os, "stat", closed)  # root may look at everything
+    found = checkup._watched(watch, str(place))
+    assert (found.status, "can't be looked at: Permission denied" in found.detail) == ("fail", True)
+
+
+def test_doctor_tells_of_a_directory_whose_name_is_no_text(tmp_path: Path) -> None:
+    place = tmp_path / os.fsdecode(b"in\xff")
+    place.mkdir()
+    watch = define_file_watch(handler, id="in", paths=[place])
+    found = checkup._watched(watch, str(place))
+    assert (found.status, "its name is not UTF-8" in found.detail) == ("warn", True)
 
 
 def test_a_path_belongs_to_the_innermost_root() -> None:

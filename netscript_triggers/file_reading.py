@@ -1,4 +1,4 @@
-"""Reading files whose file system may fail: what can't be read is told once, and tried again."""
+"""Reading the files of a watch, where it may fail: what can't be read is told once."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from netscript_triggers.settling import Stamp
 logger = logging.getLogger(__name__)
 
 _MOST_TOLD = 1_000
-_UNKNOWN = Stamp(-1, 0, 0)
+_SOME = Stamp(-1, 0, 0)
 
 
-class Reader:
-    """Reads the files of one file watch."""
+class FileReader:
+    """Looks at files and reads them; an error is no end."""
 
     def __init__(self, trigger_id: str, is_stopped: Callable[[], bool]) -> None:
-        """Know of no fault yet.
+        """Prepare.
 
         Args:
-            trigger_id: Whose files, for the log.
-            is_stopped: Asked now and then whether to give up what is read.
+            trigger_id: For the log.
+            is_stopped: Asked now and then whether to give up.
         """
         self._trigger_id = trigger_id
         self._is_stopped = is_stopped
         self._told: set[str] = set()
 
-    def stamp(self, path: str, other: Stamp = _UNKNOWN) -> Stamp | None:
-        """Return a file's stamp, None if there is none; of one that can't be told, another one."""
+    def stamp(self, path: str, other: Stamp = _SOME) -> Stamp | None:
+        """Return a file's stamp, None if there is none; of one that can't be looked at, another."""
         try:
             return stamp_at(path)
         except OSError as error:
@@ -37,7 +37,7 @@ class Reader:
             return other
 
     def digest(self, path: str, stamp: Stamp) -> str | None:
-        """Return the SHA-256 of a file that still has this stamp, None of any other."""
+        """Return the SHA-256 of a file's content; None if it was touched or can't be read."""
         try:
             found = digest_of(path, stamp, self._is_stopped)
         except OSError as error:
@@ -46,8 +46,12 @@ class Reader:
         self._told.discard(path)
         return found
 
+    def is_told_of(self, path: str) -> bool:
+        """Tell whether a file could not be read when it was last tried."""
+        return path in self._told
+
     def cannot_read(self, path: str, error: OSError) -> None:
-        """Tell of a path that can't be read, unless that was told before."""
+        """Tell of what can't be read, once."""
         if path in self._told or len(self._told) >= _MOST_TOLD:
             return
         self._told.add(path)
@@ -55,7 +59,3 @@ class Reader:
             "file watch %s: %r can't be read: %s; it is tried again",
             self._trigger_id, path, error.strerror,
         )  # fmt: skip
-
-    def has_told(self, path: str) -> bool:
-        """Tell whether a path could not be read the last time."""
-        return path in self._told
