@@ -197,5 +197,5 @@ def test_a_handler_that_hangs_keeps_no_process_from_ending(
     failed = "SELECT count(*) FROM netscript_trigger_events WHERE status = 'failed'"
     with start(project, database_url, command) as process:
         eventually(lambda: scalar(store, failed), 30)
-        assert process.terminate(20) == 0, process.output
+        assert process.terminate(60) == 0, process.output
     assert "Traceback" not in process.output

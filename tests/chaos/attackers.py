@@ -87,9 +87,8 @@ async def _never_read(port: int) -> Told:
     await asyncio.get_running_loop().sock_connect(raw, ("127.0.0.1", port))
     _reader, writer = await asyncio.open_connection(sock=raw, limit=1)
     try:
-        for _ in range(20):
-            writer.write(b"GET /api/v1/triggers HTTP/1.1\r\nHost: localhost\r\n\r\n" * 10)
-            await asyncio.sleep(0.2)
+        writer.write(b"GET /api/openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 30)
+        await asyncio.sleep(3.0)
     finally:
         writer.transport.abort()
     return ()
