@@ -296,10 +296,15 @@ class Intake(Generic[T]):
         if not self._idle:
             self._start_thread()
         self._changed.notify()
+        self._ask_for_more()
 
     def _end_turn(self) -> None:
         self._holder = self._called = None
         self._changed.notify_all()
+        self._ask_for_more()
+
+    def _ask_for_more(self) -> None:
+        """Have the loop hand over what it has kept while somebody had the turn."""
         if self._gathered:
             self._gathered_since = time.monotonic()
             with contextlib.suppress(RuntimeError):  # the loop was closed; nobody waits any more

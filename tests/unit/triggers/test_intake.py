@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
@@ -225,3 +226,29 @@ async def test_a_step_that_breaks_costs_itself_only() -> None:
             place.put(good)
             assert await told(good) == "handled"
             assert await told(broken) == "given up"
+
+
+async def test_what_comes_while_the_turn_is_left_to_a_slow_lane_is_handed_over() -> None:
+    go_on, looking, look_on = threading.Event(), threading.Event(), threading.Event()
+    async with intake(threads=16) as place:
+        blocking = [Piece(partial(go_on.wait, 10), lane="slow") for _ in range(3)]
+        place.put(*blocking[:2])
+        await asyncio.sleep(0.1)  # both have lost the turn: the lane is slow
+        look_up = place.look_up
+
+        def look_up_slowly(pieces: Sequence[Piece]) -> Sequence[Piece]:
+            looking.set()
+            look_on.wait(10)
+            return look_up(pieces)
+
+        place.intake._look_up = look_up_slowly
+        place.put(blocking[2])
+        await asyncio.to_thread(looking.wait, 10)
+        quick = Piece(lane="quick")
+        place.put(quick)  # while somebody has the turn, who is about to leave it
+        await asyncio.sleep(0.05)
+        look_on.set()
+        try:
+            assert await asyncio.wait_for(quick.future, 2) == "handled"
+        finally:
+            go_on.set()
