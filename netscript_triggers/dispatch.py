@@ -21,9 +21,8 @@ from netscript_workers.options import MAX_KEY_LENGTH
 
 COMPLETED = Disposition(status=EventStatus.COMPLETED)
 FILTERED = Disposition(status=EventStatus.COMPLETED, reason="filtered")
-UNSTORABLE = Disposition(
-    status=EventStatus.DEAD, error="The database can't hold one of its actions."
-)
+CANT_HOLD = "The database can't hold one of its actions."
+UNSTORABLE = Disposition(status=EventStatus.DEAD, error=CANT_HOLD)
 
 # What is to be stored of a handler run, and where its event then stands.
 Handled: TypeAlias = tuple[NewWork, Disposition]

@@ -140,7 +140,7 @@ def _find(path: str, roots: Sequence[str]) -> str:
 
 def _is_really_in(path: str, root: str) -> bool:
     """Tell whether no link on the way leads out of the root."""
-    place = os.path.realpath(os.path.dirname(path))  # noqa: PTH120
+    place = os.path.realpath(os.path.dirname(path))  # noqa: PTH120 - a path may be no UTF-8
     return f"{place}/".startswith(f"{os.path.realpath(root).rstrip('/')}/")
 
 

@@ -14,7 +14,7 @@ from netscript_triggers.records import TriggerRecord
 from netscript_triggers.restoring import check_given, class_of
 from netscript_triggers.schedules import at_instant, complete_time, instant_name
 from netscript_triggers.store import inbox
-from netscript_triggers.store.inbox import Disposition
+from netscript_triggers.store.inbox import PENDING
 from netscript_triggers.store.schedules import find_instant
 from netscript_workers.clock import SYSTEM_CLOCK, from_micros
 from netscript_workers.errors import PayloadInvalidError, StateError
@@ -51,9 +51,6 @@ class DisabledError(StateError):
             f'Trigger "{trigger_id}" is disabled.',
             hint=f"Enable it: netscript triggers enable {trigger_id}",
         )
-
-
-PENDING = Disposition(status=EventStatus.PENDING, delay=0.0)
 
 
 def check_payload(record: TriggerRecord, triggers: Mapping[str, AnyTrigger], payload: Any) -> bytes:

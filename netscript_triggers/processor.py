@@ -11,7 +11,7 @@ from dataclasses import replace
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from netscript_triggers.definitions import AnyTrigger
-from netscript_triggers.dispatch import FILTERED, Handled, after_failure, run_handler
+from netscript_triggers.dispatch import CANT_HOLD, FILTERED, Handled, after_failure, run_handler
 from netscript_triggers.events import EventStatus
 from netscript_triggers.filters import is_wanted
 from netscript_triggers.handlers import Handlers
@@ -262,7 +262,7 @@ class Processor:
             if not self._store.dialect.is_bad_data(error):
                 raise
             if len(batch) == 1:
-                return [PayloadInvalidError("The database can't hold one of its actions.")]
+                return [PayloadInvalidError(CANT_HOLD)]
             half = len(batch) // 2
             return self._finish(batch[:half]) + self._finish(batch[half:])
         self._on_commit()

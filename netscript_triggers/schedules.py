@@ -74,8 +74,8 @@ def define_schedule(
 
     Any number of workers may fire it: each instant becomes one event. The handler runs in the
     worker that fires, for 5 s at most, and its actions are stored together with the event and the
-    fact that the instant is dealt with. Two workers that fire at the same moment may both call it;
-    what one of them returns is stored. If it raises, the event is kept as `failed`, and a server
+    fact that the instant is dealt with. Each worker that is there may call it for an instant; what
+    one of them returns is stored. If it raises, the event is kept as `failed`, and a server
     tries it again.
 
     Args:
@@ -176,12 +176,10 @@ def complete_time(given: Any, timezone: str, now: datetime) -> ScheduledTime:
 
 def at_instant(given: Any, at: datetime) -> Any:
     """Return a payload that was given by hand, as the one of an instant."""
-    told = to_rfc3339(to_micros(at))
-    return (
-        {**cast("Mapping[str, Any]", given), "scheduled_for": told}
-        if isinstance(given, Mapping)
-        else given
-    )
+    if not isinstance(given, Mapping):
+        return given  # `complete_time` has the words for it
+    facts = cast("Mapping[str, Any]", given)
+    return {**facts, "scheduled_for": to_rfc3339(to_micros(at))}
 
 
 def _instant(given: Any, now: datetime) -> datetime:

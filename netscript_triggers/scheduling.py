@@ -13,11 +13,12 @@ from netscript_triggers.circuits import Note
 from netscript_triggers.definitions import AnyTrigger, ScheduleDefinition
 from netscript_triggers.dispatch import UNSTORABLE, Handled, after_failure, run_handler
 from netscript_triggers.events import EventStatus, ScheduleEvent
-from netscript_triggers.firing import PENDING, DisabledError, instant_key
+from netscript_triggers.firing import DisabledError, instant_key
 from netscript_triggers.handlers import Handlers, took_too_long
 from netscript_triggers.schedules import schedule_id, scheduled_time
 from netscript_triggers.store import inbox, states
 from netscript_triggers.store import triggers as stored_triggers
+from netscript_triggers.store.inbox import PENDING
 from netscript_workers.actions import JobCatalog
 from netscript_workers.clock import from_micros, to_micros
 from netscript_workers.domain import NewWork

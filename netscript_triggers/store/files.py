@@ -16,7 +16,7 @@ from netscript_triggers.events import EventStatus, FileChange, FileEvent
 from netscript_triggers.file_facts import FileFacts
 from netscript_triggers.settling import Stamp
 from netscript_triggers.store import inbox
-from netscript_triggers.store.inbox import Disposition
+from netscript_triggers.store.inbox import PENDING
 from netscript_triggers.store.schema import files
 from netscript_workers.clock import from_micros
 from netscript_workers.ids import new_id
@@ -28,8 +28,6 @@ from netscript_workers.store.outbox import Submission
 
 # Rows that are read or written together.
 AT_A_TIME = 256
-
-_PENDING = Disposition(status=EventStatus.PENDING, delay=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +225,7 @@ def _event(trigger_id: str, one: Taking, change: FileChange, generation: int, no
         event_type=change,
     )
     guard = Key(f"trigger:{trigger_id}", key, sha256(body).hexdigest(), event.id)
-    companion = inbox.companion(event, _PENDING, now)
+    companion = inbox.companion(event, PENDING, now)
     return _Kept(one, event.id, generation, Submission(guard=guard, companion=companion))
 
 

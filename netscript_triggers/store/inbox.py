@@ -45,6 +45,8 @@ class Disposition:
     until: int | None = None
 
 
+PENDING = Disposition(status=EventStatus.PENDING, delay=0.0)
+
 # Of these an event keeps the last.
 MOST_FAILURES = 20
 DIED = "The process that ran its handler died."
@@ -145,6 +147,14 @@ def read_accepted(conn: Connection, dialect: Dialect, ids: Collection[str]) -> d
     }
 
 
+def read_keys(
+    conn: Connection, dialect: Dialect, ids: Collection[str]
+) -> dict[str, tuple[str, str | None]]:
+    """Return trigger and idempotency key of those of these events that there are."""
+    rows = conn.execute(_keys(dialect), {"ids": json.dumps(sorted(ids))})
+    return {str(row.id): (row.trigger_id, row.idempotency_key) for row in rows}
+
+
 def _first_failure(disposition: Disposition, now: int) -> str | None:
     assert disposition.error is not None
     return Failure.write([Failure(attempt=1, at=now, error=disposition.error)])
@@ -172,6 +182,16 @@ def ended(disposition: Disposition, enqueued: tuple[Enqueued, ...], now: int) ->
 def _list_of(ids: Sequence[str]) -> str:
     """Write ids as JSON; they need no escaping."""
     return '["' + '","'.join(ids) + '"]' if ids else "[]"
+
+
+@cache
+def _keys(dialect: Dialect) -> TextClause:
+    return text(
+        f"""
+        SELECT id, trigger_id, idempotency_key FROM netscript_trigger_events
+        WHERE id IN {dialect.members("ids", "id")}
+        """
+    )
 
 
 @cache

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, TextClause, text
+from sqlalchemy import Connection, Row, text
 
+from netscript_triggers.store import inbox
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.engine import Store
 from netscript_workers.store.findings import CHUNK, Report, Terms
@@ -40,8 +39,8 @@ def _check_events(
     now: int,
 ) -> None:
     """The event that a file became exists, or is past retention, and is that of its generation."""
-    ids = sorted({str(row.event_id) for row in rows if row.event_id is not None})
-    found = {str(row.id): row for row in conn.execute(_events(dialect), {"ids": json.dumps(ids)})}
+    ids = {str(row.event_id) for row in rows if row.event_id is not None}
+    found = inbox.read_keys(conn, dialect, ids)
     for row in rows:
         if row.event_id is None:
             continue
@@ -52,9 +51,7 @@ def _check_events(
                 report.pruned += 1
             else:
                 report.add("file-event-lost", row.path_digest, f"event {event_id} is nowhere")
-        elif event.trigger_id != row.trigger_id or str(event.idempotency_key).rpartition(":")[
-            2
-        ] != str(row.generation):
+        elif (event[0], str(event[1]).rpartition(":")[2]) != (row.trigger_id, str(row.generation)):
             told = f"it is generation {row.generation}, and event {event_id} is of another one"
             report.add("file-event-wrong", row.path_digest, told)
 
@@ -72,13 +69,3 @@ _SHARED = text(
     GROUP BY event_id HAVING count(*) > 1 LIMIT :limit
     """
 )
-
-
-@cache
-def _events(dialect: Dialect) -> TextClause:
-    return text(
-        f"""
-        SELECT id, trigger_id, idempotency_key FROM netscript_trigger_events
-        WHERE id IN {dialect.members("ids", "id")}
-        """
-    )
