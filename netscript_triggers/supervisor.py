@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -88,10 +87,10 @@ def supervise(
         environment: What they inherit.
         watch: A folder whose changes restart them; None for no watching.
     """
-    stopped = threading.Event()
+    stopped = _Stopped()
 
     def stop(_number: int, _frame: FrameType | None) -> None:
-        stopped.set()
+        stopped.told = True
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
@@ -111,11 +110,22 @@ def supervise(
     return 0
 
 
-def _rounds(place: Path | None, stopped: threading.Event) -> Iterator[set[str]]:
+class _Stopped:
+    """Whether it was told to stop; one of `threading` has a lock, which a signal may find taken."""
+
+    told = False
+
+    def is_set(self) -> bool:
+        """Tell, as what watches files asks."""
+        return self.told
+
+
+def _rounds(place: Path | None, stopped: _Stopped) -> Iterator[set[str]]:
     """Yield what has changed a few times a second, until stopped."""
     if place is None:
-        while not stopped.wait(_LOOK_MILLISECONDS / 1000):
+        while not stopped.is_set():
             yield set()
+            time.sleep(_LOOK_MILLISECONDS / 1000)
         return
     for changes in watch_files(
         place,

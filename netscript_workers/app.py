@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from types import FrameType
 from typing import Any, NoReturn, TypeAlias
 
 from netscript_workers import __version__
@@ -139,22 +138,10 @@ def run_scheduler(settings: Settings, schedules: MoreSchedules | None = None) ->
         window=round(settings.idempotency_hours * HOUR),
         on_fired=bell.ring,
     )
-    stopped = threading.Event()
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        if stopped.is_set():
-            _leave(128 + number)
-        stopped.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    scheduler.start()
     logger.info(
         "scheduler %s knows %d jobs and %d triggers", scheduler.id, len(jobs), len(more.declared)
     )
-    stopped.wait()
-    logger.info("leaving; once more ends at once")
-    scheduler.stop(settings.shutdown_timeout)
+    asyncio.run(_fire(scheduler, settings.shutdown_timeout))
     bell.close()
     store.dispose()
     return ended(0)
@@ -219,6 +206,24 @@ async def _work(
     if left or not (worker.report and worker.report.is_clean):
         # Only the end of the process stops them; the loop would wait for them first.
         _leave(0)
+
+
+async def _fire(scheduler: Scheduler, patience: float) -> None:
+    """Let it fire until a signal comes: a loop notices one whichever thread the system tells."""
+    told = asyncio.Event()
+
+    def stop(number: signal.Signals) -> None:
+        if told.is_set():
+            _leave(128 + number)
+        logger.info("leaving; once more ends at once")
+        told.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    scheduler.start()
+    await told.wait()
+    await asyncio.to_thread(scheduler.stop, patience)
 
 
 def ended(code: int) -> int:

@@ -82,7 +82,7 @@ class Process:
             self.popen = subprocess.Popen(
                 [python, *command],
                 cwd=cwd,
-                env={**clean_environment(), **(env or {})},
+                env={**clean_environment(), "PYTHONFAULTHANDLER": "1", **(env or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -105,7 +105,12 @@ class Process:
 
     def terminate(self, seconds: float = 15.0) -> int:
         self.popen.send_signal(signal.SIGTERM)
-        return self.popen.wait(seconds)
+        try:
+            return self.popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.popen.send_signal(signal.SIGABRT)  # tells what each thread does
+            self.popen.wait()
+            raise AssertionError(f"it goes on after {seconds:g} s:\n{self.output}") from None
 
     def signal(self, number: int) -> None:
         self.popen.send_signal(number)

@@ -37,6 +37,8 @@ _FIRST_ID = "00000000-0000-0000-0000-000000000000"
 _HORIZON = 3600 * 1_000_000
 # Near the end of their time, rows go in another order than they were numbered.
 _PRUNING = 600 * 1_000_000
+# Where nobody follows along, commits get their numbers when a worker prunes: once a minute.
+_NUMBERED_WITHIN = 180 * 1_000_000
 
 Rows = Sequence[Row[Any]]
 
@@ -210,9 +212,9 @@ def _check_changes(store: Store, terms: Terms, report: Report) -> None:
             break
     with store.snapshot() as conn:
         now = store.now(conn)
-        served = conn.execute(_WORKED_SINCE, {"then": now - 3 * terms.grace, "now": now}).scalar()
-        if served:
-            for row in conn.execute(_UNNUMBERED, {"then": now - 3 * terms.grace}):
+        then = now - max(3 * terms.grace, _NUMBERED_WITHIN)
+        if conn.execute(_WORKED_SINCE, {"then": then, "now": now}).scalar():
+            for row in conn.execute(_UNNUMBERED, {"then": then}):
                 report.add("changes-unnumbered", row.id, f"for {seconds(now - row.at)}")
 
 
