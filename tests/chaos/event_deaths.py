@@ -2,7 +2,8 @@
 
 One process imports everything and forks the rest. Each child is a server that takes one delivery
 and runs whatever is due, also what children before it have left; it dies at one more point than the
-last one did, until one lives through it all, and then from the first point again.
+last one did, until one lives through it all; then one dies when it is about to answer, and it goes
+on from the first point again.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 import traceback
 from collections import Counter
@@ -30,6 +32,8 @@ from tests.support import eventually_async
 # an attempt, and some events meet many of them.
 RETRY = Retry(max_attempts=1000, initial_delay=0.01, max_delay=0.02, give_up_on=LookupError)
 MODES = ("inline", "background")
+# Which point that is varies with what else goes on.
+AT_THE_ANSWER = 0
 
 
 def three(event: WebhookEvent) -> list[EnqueueJob[Any]]:
@@ -56,14 +60,16 @@ async def serve(url: str, mode: str, order: int, die_at: int, pipe: int) -> None
     store = Store(url)
     webhook = trigger(three, dispatch=mode, retry=RETRY, circuit=None)
     async with open_edge(store, webhook, process=True) as edge:
-        points = None
-        if die_at:
-            points = Points(die_at, lambda name: _tell(pipe, died=name), ("netscript-bell",))
+        points = Points(
+            die_at or sys.maxsize, lambda name: _tell(pipe, died=name), ("netscript-bell",)
+        )
         send = answers.respond
 
         async def respond(*args: Any) -> None:
-            if points is not None:
-                points.passed("the answer")
+            if die_at == AT_THE_ANSWER:
+                _tell(pipe, died="the answer")
+                os.kill(os.getpid(), signal.SIGKILL)
+            points.passed("the answer")
             await send(*args)
 
         monkeypatch = pytest.MonkeyPatch()
@@ -127,7 +133,7 @@ def main(url: str, kills: int) -> None:
     points: Counter[str] = Counter()
     lived = 0
     for mode in MODES:
-        killed = die_at = 0
+        killed, die_at = 0, AT_THE_ANSWER - 1
         while killed < kills:
             die_at += 1
             order = len(orders) + 1
@@ -143,7 +149,7 @@ def main(url: str, kills: int) -> None:
                 killed += 1
                 points[f"{mode}: {said['died']}"] += 1
             else:
-                lived, die_at = lived + 1, 0
+                lived, die_at = lived + 1, AT_THE_ANSWER - 1
 
     def end(_pipe: int) -> Any:
         return finish(url, orders)

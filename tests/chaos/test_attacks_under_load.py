@@ -38,9 +38,8 @@ RATE = 100
 ALONE_SECONDS = 20.0
 ATTACK_SECONDS = 60.0
 MOST_MIB = 150
-# A few signed bodies of a MiB, each of which holds up all others while it is read. What it is in
-# times of that without attacks is printed.
-MOST_MS = 250.0
+# So many times as long as without attacks may the slowest of a hundred take.
+MOST_TIMES = 2.0
 
 HOOKS = """
 orders = hook("orders", pay, dedupe="auto")
@@ -129,7 +128,8 @@ def test_who_proves_itself_is_served_as_before_while_everything_else_is_tried(
     assert not told["wrong"], (told["wrong"], report)
     assert {one.status for one in samples} == {202}, report
     assert most < MOST_MIB, report
-    assert _p(99, during) <= MOST_MS, report
+    quiet = max(_p(99, first), _p(99, last))
+    assert _p(99, during) <= MOST_TIMES * quiet, report
 
 
 def _check_events(url: str, samples: list[Sample]) -> None:
