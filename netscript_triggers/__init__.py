@@ -25,10 +25,10 @@ if TYPE_CHECKING:
         TriggerEvent,
         WebhookEvent,
     )
-    from netscript_triggers.files import define_file_watch, file_watch
+    from netscript_triggers.file_watches import define_file_watch, file_watch
+    from netscript_triggers.files.settling import Stability
     from netscript_triggers.manual import define_manual_trigger, manual_trigger
     from netscript_triggers.schedules import define_schedule, schedule
-    from netscript_triggers.settling import Stability
     from netscript_triggers.verifiers import RawRequest, Verified, Verifier
     from netscript_triggers.verifiers.hmac import HmacVerifier
     from netscript_triggers.webhooks import define_webhook, webhook
@@ -89,7 +89,7 @@ _HOMES = {
     "ScheduleDefinition": "netscript_triggers.definitions",
     "ScheduleEvent": "netscript_triggers.events",
     "ScheduledTime": "netscript_triggers.events",
-    "Stability": "netscript_triggers.settling",
+    "Stability": "netscript_triggers.files.settling",
     "TriggerContext": "netscript_triggers.definitions",
     "TriggerDefinition": "netscript_triggers.definitions",
     "TriggerEvent": "netscript_triggers.events",
@@ -99,13 +99,13 @@ _HOMES = {
     "WebhookDefinition": "netscript_triggers.definitions",
     "WebhookEvent": "netscript_triggers.events",
     "defer": "netscript_triggers.actions",
-    "define_file_watch": "netscript_triggers.files",
+    "define_file_watch": "netscript_triggers.file_watches",
     "define_manual_trigger": "netscript_triggers.manual",
     "define_schedule": "netscript_triggers.schedules",
     "define_webhook": "netscript_triggers.webhooks",
     "enqueue_batch": "netscript_workers.batches",
     "enqueue_job": "netscript_workers.actions",
-    "file_watch": "netscript_triggers.files",
+    "file_watch": "netscript_triggers.file_watches",
     "manual_trigger": "netscript_triggers.manual",
     "schedule": "netscript_triggers.schedules",
     "webhook": "netscript_triggers.webhooks",

@@ -19,7 +19,6 @@ from fastapi import FastAPI
 from netscript_triggers.answers import App
 from netscript_triggers.api import routes
 from netscript_triggers.coordinator import Coordinator
-from netscript_triggers.file_watcher import FileWatcher
 from netscript_triggers.gates import MAX_BYTES_IN_FLIGHT, Gates
 from netscript_triggers.guard import guarded
 from netscript_triggers.handlers import Handlers
@@ -31,6 +30,7 @@ from netscript_triggers.states import TriggerStates
 from netscript_triggers.store import states as stored_states
 from netscript_triggers.store import triggers as stored_triggers
 from netscript_triggers.watch import Limits, Watch
+from netscript_triggers.watching.watcher import FileWatcher
 from netscript_workers import __version__
 from netscript_workers.addresses import Clients, parse_networks
 from netscript_workers.api.app import create_app

@@ -17,12 +17,12 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from netscript_triggers.definitions import FileWatchDefinition, WebhookDefinition
-from netscript_triggers.notices import fault_of
 from netscript_triggers.registry import by_path, discover_triggers
-from netscript_triggers.roots import is_left
 from netscript_triggers.secrets import check_triggers, secrets_of
 from netscript_triggers.store import files, states
 from netscript_triggers.store.arrears import MOST, Arrears, arrears
+from netscript_triggers.watching.notices import fault_of
+from netscript_triggers.watching.roots import is_left
 from netscript_workers import __version__
 from netscript_workers.clock import MICROSECONDS
 from netscript_workers.errors import NetscriptError

@@ -13,9 +13,9 @@ from typing_extensions import TypeVar
 from netscript_triggers.actions import TriggerAction
 from netscript_triggers.circuits import Circuit
 from netscript_triggers.events import FileChange, TriggerEvent
+from netscript_triggers.files.scanning import Selection
+from netscript_triggers.files.settling import Stability
 from netscript_triggers.media import Parse
-from netscript_triggers.scanning import Selection
-from netscript_triggers.settling import Stability
 from netscript_triggers.verifiers import RawRequest, Verifier
 from netscript_workers.addresses import AllowList
 from netscript_workers.rates import Rate

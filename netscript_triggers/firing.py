@@ -9,7 +9,7 @@ from typing import Any
 
 from netscript_triggers.definitions import AnyTrigger, FileWatchDefinition, ScheduleDefinition
 from netscript_triggers.events import EventStatus
-from netscript_triggers.file_facts import payload_given
+from netscript_triggers.files.facts import payload_given
 from netscript_triggers.records import TriggerRecord
 from netscript_triggers.restoring import check_given, class_of
 from netscript_triggers.schedules import at_instant, complete_time, instant_name

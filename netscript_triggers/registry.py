@@ -13,7 +13,7 @@ from netscript_triggers.definitions import (
     TriggerDefinition,
     WebhookDefinition,
 )
-from netscript_triggers.file_facts import resolve
+from netscript_triggers.files.facts import resolve
 from netscript_triggers.paths import shape_of
 from netscript_workers.errors import (
     ConfigurationError,

@@ -17,7 +17,7 @@ from netscript_triggers.events import (
     TriggerEvent,
     WebhookEvent,
 )
-from netscript_triggers.file_facts import event_facts
+from netscript_triggers.files.facts import event_facts
 from netscript_triggers.paths import PATH_HEADER, parameters_of
 from netscript_triggers.payloads import read_payload
 from netscript_triggers.store.runs import StoredEvent

@@ -14,14 +14,14 @@ from urllib.parse import urlencode
 from netscript_triggers.actions import TriggerAction
 from netscript_triggers.definitions import AnyTrigger, FileWatchDefinition, WebhookDefinition
 from netscript_triggers.events import EventStatus
-from netscript_triggers.file_facts import FileFacts, event_facts
+from netscript_triggers.files.facts import FileFacts, event_facts
+from netscript_triggers.files.settling import Stamp
 from netscript_triggers.filters import type_of_event
 from netscript_triggers.handlers import Handlers
 from netscript_triggers.media import FORM, Parse
 from netscript_triggers.paths import fill
 from netscript_triggers.restoring import class_of, payload_of
 from netscript_triggers.secrets import secrets_of
-from netscript_triggers.settling import Stamp
 from netscript_triggers.verifiers import RawRequest, sign_delivery
 from netscript_triggers.verifiers.conformance import ConformanceError, check_verifier, mutations
 from netscript_workers.clock import SYSTEM_CLOCK, from_micros

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from netscript_triggers import FileEvent, FileWatchDefinition, Stability, define_file_watch
-from netscript_triggers.file_watcher import FileWatcher
-from netscript_triggers.file_watching import FileWatch
 from netscript_triggers.states import TriggerStates
 from netscript_triggers.store.verify import verify
+from netscript_triggers.watching.watch import FileWatch
+from netscript_triggers.watching.watcher import FileWatcher
 from netscript_workers.store.engine import Store
 from tests.kit import rows, scalar
 

@@ -13,8 +13,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, TextClause, text
 
 from netscript_triggers.events import EventStatus, FileChange, FileEvent
-from netscript_triggers.file_facts import FileFacts
-from netscript_triggers.settling import Stamp
+from netscript_triggers.files.facts import FileFacts
+from netscript_triggers.files.settling import Stamp
 from netscript_triggers.store import inbox
 from netscript_triggers.store.inbox import PENDING
 from netscript_triggers.store.schema import files

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from watchfiles._rust_notify import WatchfilesRustInternalError
 
-from netscript_triggers import Stability, notices
+from netscript_triggers import Stability
 from netscript_triggers.circuits import TriggerState
-from netscript_triggers.file_watcher import FileWatcher
-from netscript_triggers.file_watching import FileWatch
 from netscript_triggers.states import TriggerStates
+from netscript_triggers.watching import notices
+from netscript_triggers.watching.watch import FileWatch
+from netscript_triggers.watching.watcher import FileWatcher
 from netscript_workers.store.engine import Store
 from tests.chaos.file_deaths import INTERVAL, watch_under_kills
 from tests.proxy import Proxy

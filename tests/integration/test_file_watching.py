@@ -13,10 +13,10 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
-from netscript_triggers import file_watching
-from netscript_triggers.file_facts import event_facts
+from netscript_triggers.files.facts import event_facts
 from netscript_triggers.store import files
 from netscript_triggers.store.verify import verify
+from netscript_triggers.watching import watch as file_watching
 from netscript_workers.store.engine import Store
 from tests.kit import rows, run, scalar
 from tests.watching import LONG, Hand, check, events, records

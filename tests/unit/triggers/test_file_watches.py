@@ -18,16 +18,16 @@ from netscript_triggers import (
     define_file_watch,
     enqueue_job,
     file_watch,
-    scanning,
 )
-from netscript_triggers.file_facts import FileFacts, event_facts, payload_given, root_of
-from netscript_triggers.file_plans import plan
-from netscript_triggers.globs import TEMPORARY, Globs, ignored_by
+from netscript_triggers.files import scanning
+from netscript_triggers.files.facts import FileFacts, event_facts, payload_given, root_of
+from netscript_triggers.files.globs import TEMPORARY, Globs, ignored_by
+from netscript_triggers.files.scanning import Selection, digest_of, stamp_at
+from netscript_triggers.files.settling import Settling, Stamp
 from netscript_triggers.registry import discover_triggers
-from netscript_triggers.scanning import Selection, digest_of, stamp_at
-from netscript_triggers.settling import Settling, Stamp
 from netscript_triggers.store.files import FileRecord
 from netscript_triggers.testing import fire
+from netscript_triggers.watching.plans import plan
 from netscript_workers import PayloadInvalidError
 from netscript_workers.errors import ConfigurationError
 

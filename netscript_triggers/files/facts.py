@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 from netscript_triggers.events import CHANGES, FileChange
-from netscript_triggers.scanning import digest_of, stamp_at
-from netscript_triggers.settling import Stamp
+from netscript_triggers.files.scanning import digest_of, stamp_at
+from netscript_triggers.files.settling import Stamp
 from netscript_workers.errors import PayloadInvalidError
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

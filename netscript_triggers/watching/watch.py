@@ -16,13 +16,13 @@ from typing import Any, TypeVar
 
 from netscript_triggers.definitions import FileWatchDefinition
 from netscript_triggers.events import FileChange
-from netscript_triggers.file_facts import FileFacts, root_of
-from netscript_triggers.file_plans import plan
-from netscript_triggers.file_reading import FileReader
-from netscript_triggers.roots import Roots
-from netscript_triggers.settling import Settling, Stamp
+from netscript_triggers.files.facts import FileFacts, root_of
+from netscript_triggers.files.settling import Settling, Stamp
 from netscript_triggers.store import files
 from netscript_triggers.store.files import AT_A_TIME, FileRecord, Taking
+from netscript_triggers.watching.plans import plan
+from netscript_triggers.watching.reading import FileReader
+from netscript_triggers.watching.roots import Roots
 from netscript_workers.store.engine import Store
 from netscript_workers.store.idempotency import DEFAULT_WINDOW
 

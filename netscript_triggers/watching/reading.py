@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from netscript_triggers.scanning import digest_of, stamp_at
-from netscript_triggers.settling import Stamp
+from netscript_triggers.files.scanning import digest_of, stamp_at
+from netscript_triggers.files.settling import Stamp
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 
-from netscript_triggers.globs import Globs
-from netscript_triggers.settling import Stamp
+from netscript_triggers.files.globs import Globs
+from netscript_triggers.files.settling import Stamp
 
 _CHUNK = 1 << 20
 

@@ -11,10 +11,10 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from netscript_triggers.definitions import AnyTrigger, FileWatchDefinition
-from netscript_triggers.file_watching import FileWatch
-from netscript_triggers.notices import Notices
-from netscript_triggers.roots import Identity
 from netscript_triggers.states import TriggerStates
+from netscript_triggers.watching.notices import Notices
+from netscript_triggers.watching.roots import Identity
+from netscript_triggers.watching.watch import FileWatch
 from netscript_workers.errors import StoreUnavailableError
 from netscript_workers.store.engine import Store
 from netscript_workers.store.idempotency import DEFAULT_WINDOW

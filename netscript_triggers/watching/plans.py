@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Mapping, Sequence
 
 from netscript_triggers.events import FileChange
-from netscript_triggers.file_facts import FileFacts
-from netscript_triggers.settling import Stamp
+from netscript_triggers.files.facts import FileFacts
+from netscript_triggers.files.settling import Stamp
 from netscript_triggers.store.files import FileRecord, Taking
 
 

@@ -20,9 +20,9 @@ from netscript_triggers.defining import (
 )
 from netscript_triggers.definitions import Actions, Existing, FileWatchDefinition
 from netscript_triggers.events import CHANGES, FileChange
-from netscript_triggers.globs import Globs, ignored_by
-from netscript_triggers.scanning import Selection
-from netscript_triggers.settling import Stability, check_seconds
+from netscript_triggers.files.globs import Globs, ignored_by
+from netscript_triggers.files.scanning import Selection
+from netscript_triggers.files.settling import Stability, check_seconds
 from netscript_workers.errors import ConfigurationError
 from netscript_workers.options import OptionError, check_names, check_type
 from netscript_workers.retries import Retry

@@ -1,0 +1,1 @@
+"""The watching of files in a server: what is there against what was taken."""
