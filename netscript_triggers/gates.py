@@ -13,6 +13,7 @@ from netscript_triggers.answers import Refusal, later
 from netscript_triggers.definitions import WebhookDefinition
 from netscript_workers.addresses import Clients
 from netscript_workers.clock import MICROSECONDS
+from netscript_workers.rates import Rate
 
 RETRY_AFTER_SECONDS = 5
 MAX_IN_FLIGHT = 1000
@@ -71,17 +72,21 @@ class Gates:
         if self.in_flight >= self._most:
             raise _overloaded()
         if trigger.rate is not None:
-            self._take(trigger)
+            self._take(trigger.id, trigger.rate, keep=False)
 
-    def enter(self, size: int) -> None:
+    def enter(self, trigger: WebhookDefinition[Any], size: int) -> None:
         """Count a verified delivery of so many bytes; `leave` ends it.
 
+        Only here does it take from its trigger's rate: what is forged leaves that to others.
+
         Raises:
-            Refusal: There is too much in flight.
+            Refusal: 429 for one too many in its time, 503 when there is too much in flight.
         """
         full = self.in_flight >= self._most
         if full or (self.in_flight and self._bytes + size > self._most_bytes):
             raise _overloaded()
+        if trigger.rate is not None:
+            self._take(trigger.id, trigger.rate, keep=True)
         self.in_flight += 1
         self._bytes += size
 
@@ -118,12 +123,12 @@ class Gates:
             async with self._room_given_back:
                 self._room_given_back.notify_all()
 
-    def _take(self, trigger: WebhookDefinition[Any]) -> None:
-        rate = trigger.rate
-        assert rate is not None
+    def _take(self, trigger_id: str, rate: Rate, *, keep: bool) -> None:
         now = int(self._now() * MICROSECONDS)
-        used = self._used.get(trigger.id)
-        taken, self._used[trigger.id] = rate.take(used, now, 1)
+        used = self._used.get(trigger_id)
+        taken, after = rate.take(used, now, 1)
+        if keep:
+            self._used[trigger_id] = after
         if not taken:
             wait = rate.next_at(used, now) - now
             seconds = max(math.ceil(wait / MICROSECONDS), 1)

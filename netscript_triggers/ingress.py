@@ -154,7 +154,7 @@ class Ingress:
             verified = await self._verify(trigger, request)
             if isinstance(verified, Answer):
                 return verified
-            self._gates.enter(len(body))
+            self._gates.enter(trigger, len(body))
             try:
                 weight = weight_of(trigger, body, encoding) if encoding else 0
                 async with self._gates.room(weight):

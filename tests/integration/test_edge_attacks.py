@@ -15,7 +15,18 @@ import httpx
 import pytest
 
 from netscript_workers.store.migrations import upgrade
-from tests.attacks import BODY, JOBS, QUICK, SECRET, TRIGGERS, Attack, attack, request, statuses
+from tests.attacks import (
+    BODY,
+    JOBS,
+    QUICK,
+    SECRET,
+    TRIGGERS,
+    Attack,
+    attack,
+    request,
+    signed,
+    statuses,
+)
 from tests.support import Process, free_port, wait_until_answers, write_project
 
 SECONDS = 1.0
@@ -148,10 +159,21 @@ async def test_all_who_prove_nothing_are_told_the_same(server: Server) -> None:
 
 async def test_too_many_are_told_when_to_come_back(server: Server) -> None:
     async with httpx.AsyncClient(trust_env=False) as client:
-        headers = {"X-NetScript-Signature": "0" * 64}
-        url = f"{server.url}/webhooks/paced"
-        told = [await client.post(url, content=BODY, headers=headers) for _ in range(3)]
-    assert [answer.status_code for answer in told] == [401, 401, 429]
+        url, true = f"{server.url}/webhooks/paced", signed(BODY)
+        tried = [
+            "0" * 64,
+            "0" * 64,
+            true,
+            "0" * 64,
+            true,
+            "0" * 64,
+            true,
+        ]  # forged ones use up none
+        told = [
+            await client.post(url, content=BODY, headers={"X-NetScript-Signature": signature})
+            for signature in tried
+        ]
+    assert [answer.status_code for answer in told] == [401, 401, 202, 401, 202, 429, 429]
     assert 1700 < int(told[-1].headers["retry-after"]) <= 1800
 
 

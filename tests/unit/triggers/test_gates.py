@@ -139,34 +139,43 @@ def test_an_address_is_on_a_list_or_not() -> None:
 def test_a_rate_lets_in_so_many_at_once_and_then_evenly() -> None:
     clock = [1000.0]
     gates, trigger = Gates(now=lambda: clock[0]), hook(rate="2/m")
-    gates.check(trigger, {})
-    gates.check(trigger, {})
+    for _ in range(5):  # what only comes, and is not verified, uses nothing up
+        gates.check(trigger, {})
+    gates.enter(trigger, 1)
+    gates.enter(trigger, 1)
     with pytest.raises(Refusal) as refusal:
         gates.check(trigger, {})
     assert (refusal.value.status, refusal.value.headers) == (429, ((b"retry-after", b"30"),))
-    gates.check(hook("/other", rate="2/m"), {})
+    with pytest.raises(Refusal) as refusal:
+        gates.enter(trigger, 1)
+    assert refusal.value.status == 429
+    assert gates.in_flight == 2
+    other = hook("/other", rate="2/m")
+    gates.check(other, {})
+    gates.enter(other, 1)
     clock[0] += 30.0
     gates.check(trigger, {})
+    gates.enter(trigger, 1)
     with pytest.raises(Refusal):
         gates.check(trigger, {})
 
 
 def test_what_is_in_flight_is_bounded_in_number_and_in_bytes() -> None:
     gates, trigger = Gates(max_in_flight=2), hook()
-    gates.enter(MAX_BYTES_IN_FLIGHT + 1)  # one is always taken, whatever its size
+    gates.enter(trigger, MAX_BYTES_IN_FLIGHT + 1)  # one is always taken, whatever its size
     with pytest.raises(Refusal) as refusal:
-        gates.enter(1)
+        gates.enter(trigger, 1)
     assert (refusal.value.status, refusal.value.headers) == (503, ((b"retry-after", b"5"),))
     gates.leave(MAX_BYTES_IN_FLIGHT + 1)
-    gates.enter(1)
-    gates.enter(1)
+    gates.enter(trigger, 1)
+    gates.enter(trigger, 1)
     with pytest.raises(Refusal):
-        gates.enter(1)
+        gates.enter(trigger, 1)
     with pytest.raises(Refusal):
         gates.check(trigger, {})
     gates.leave(1)
     gates.check(trigger, {})
-    gates.enter(1)
+    gates.enter(trigger, 1)
     assert gates.in_flight == 2
 
 
