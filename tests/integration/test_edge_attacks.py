@@ -168,7 +168,7 @@ async def test_too_many_are_told_when_to_come_back(server: Server) -> None:
             true,
             "0" * 64,
             true,
-        ]  # forged ones use up none
+        ]  # forged use up none
         told = [
             await client.post(url, content=BODY, headers={"X-NetScript-Signature": signature})
             for signature in tried
