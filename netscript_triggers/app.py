@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from netscript_triggers.answers import App
 from netscript_triggers.api import routes
 from netscript_triggers.coordinator import Coordinator
+from netscript_triggers.exposure import check_exposure
 from netscript_triggers.gates import MAX_BYTES_IN_FLIGHT, Gates
 from netscript_triggers.guard import guarded
 from netscript_triggers.handlers import Handlers
@@ -33,7 +34,7 @@ from netscript_triggers.watch import Limits, Watch
 from netscript_triggers.watching.watcher import FileWatcher
 from netscript_workers import __version__
 from netscript_workers.addresses import Clients, parse_networks
-from netscript_workers.api.app import create_app
+from netscript_workers.api.app import Doors, create_app
 from netscript_workers.api.services import Services
 from netscript_workers.app import HOUR, ended, open_store
 from netscript_workers.errors import ConfigurationError
@@ -70,12 +71,13 @@ class ServerApp:
     limits: Limits = field(default_factory=Limits)
 
 
-def create_server(settings: Settings, *, dev: bool = False) -> ServerApp:
+def create_server(settings: Settings, *, dev: bool = False, insecure: bool = False) -> ServerApp:
     """Compose the ASGI application of a project.
 
     Args:
         settings: The project's.
         dev: Whether the `memory` verifier may be used.
+        insecure: Whether other machines may use the API where there are no tokens.
 
     Raises:
         NetscriptError: It can't start; the sentence says why.
@@ -143,10 +145,18 @@ def create_server(settings: Settings, *, dev: bool = False) -> ServerApp:
     services = Services(
         store=store, writer=writer, catalog=catalog, jobs=jobs, version=__version__, ring=bell.ring
     )
-    api = create_app(services, [routes(triggers, processor.nudge)], lifespan)
+    clients = Clients(parse_networks(settings.trusted_proxies))
+    doors = Doors(
+        tokens=settings.api_tokens,
+        rate=settings.api_rate,
+        clients=clients,
+        public_url=settings.public_url,
+        insecure=insecure,
+    )
+    api = create_app(services, [routes(triggers, processor.nudge)], lifespan, doors)
     largest = max((webhook.max_body for webhook in webhooks.values()), default=0)
     gates = Gates(
-        clients=Clients(parse_networks(settings.trusted_proxies)),
+        clients=clients,
         max_in_flight=settings.max_in_flight,
         max_bytes=max(MAX_BYTES_IN_FLIGHT, 2 * largest),
     )
@@ -218,21 +228,27 @@ class _Server(uvicorn.Server):
 
 
 def run_server(
-    settings: Settings, *, dev: bool = False, on_start: Callable[[str], None] = lambda _url: None
+    settings: Settings,
+    *,
+    dev: bool = False,
+    insecure: bool = False,
+    on_start: Callable[[str], None] = lambda _url: None,
 ) -> int:
     """Serve until told to stop; return the exit code.
 
     Args:
         settings: The project's.
         dev: Whether the `memory` verifier may be used.
+        insecure: Whether other machines may use the API where there are no tokens.
         on_start: Called with the server's URL once it answers.
 
     Raises:
         NetscriptError: It can't start; the sentence says why.
     """
+    check_exposure(settings, insecure=insecure)
     listener = bind(settings.host, settings.port)
     try:
-        app = create_server(settings, dev=dev)
+        app = create_server(settings, dev=dev, insecure=insecure)
         config = uvicorn.Config(
             app.asgi,
             http=guarded(Watch(app.limits)),

@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from netscript_triggers.definitions import FileWatchDefinition, WebhookDefinition
+from netscript_triggers.exposure import check_exposure
 from netscript_triggers.registry import by_path, discover_triggers
 from netscript_triggers.secrets import check_triggers, secrets_of
 from netscript_triggers.store import files, states
@@ -68,6 +69,7 @@ def checkup(project: Path) -> Iterator[Finding]:
     yield Finding("ok", "settings", f"Read for {settings.project_dir}.")
     yield from _definitions(settings)
     yield from _database(settings)
+    yield _tokens(settings)
     yield _port(settings)
     yield _descriptors(settings)
 
@@ -257,6 +259,17 @@ def _undone(left: Arrears) -> Iterator[Finding]:
         if count:
             number = f"{count:,}" if count < MOST else f"{MOST:,} or more"
             yield Finding("warn", what, f"{number} {told}", hint)
+
+
+def _tokens(settings: Settings) -> Finding:
+    if settings.api_tokens:
+        told = ", ".join(f"{token.name} ({token.role})" for token in settings.api_tokens)
+        return Finding("ok", "tokens", f"{told}.")
+    try:
+        check_exposure(settings)
+    except NetscriptError as error:
+        return _failed("tokens", error)
+    return Finding("ok", "tokens", "There are none: only this machine reaches the API.")
 
 
 def _port(settings: Settings) -> Finding:

@@ -43,7 +43,7 @@ DEFAULT_MAX_BODY = 1_048_576
 
 _METHODS = frozenset({"POST", "PUT", "PATCH"})
 _MAX_TOLERANCE = 7 * 24 * 3600
-_RESERVED = ("/api", "/health", "/metrics")
+_RESERVED = ("/api", "/health", "/metrics", "/login", "/logout")
 
 
 class WebhookOptions(TypedDict, total=False):
@@ -233,7 +233,7 @@ def _define(
 
 def _check_path(path: str, owner: str) -> None:
     check_path(path, owner)
-    if any(path == place or path.startswith(f"{place}/") for place in _RESERVED):
+    if path == "/" or any(path == place or path.startswith(f"{place}/") for place in _RESERVED):
         raise ConfigurationError(
             f"{owner}: {path} belongs to netscript's own API.", hint="Use /webhooks/…"
         )

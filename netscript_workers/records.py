@@ -60,6 +60,25 @@ class ExecutionRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRecord:
+    """Something that somebody did.
+
+    Attributes:
+        who: The name of a token; `local` where there are none.
+        subject: What it was done to.
+        address: From where.
+    """
+
+    id: str
+    at: datetime
+    who: str
+    action: str
+    subject: str | None
+    reason: str | None
+    address: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptRecord:
     """An attempt that failed, or that a process's death ended.
 

@@ -41,6 +41,7 @@ from netscript_workers.domain import RuntimeName
 from netscript_workers.errors import ConfigurationError, nearest
 from netscript_workers.lanes import default_slots
 from netscript_workers.rates import parse_rate
+from netscript_workers.tokens import Tokens, parse_tokens
 from netscript_workers.topics import MAX_CONCURRENCY, TopicMode, TopicRule, check_topic, parse_topic
 
 PREFIX = "NETSCRIPT_"
@@ -75,6 +76,17 @@ def _two_numbers(value: Any) -> Any:
     return value
 
 
+def _tokens(value: Any) -> Any:
+    """Read tokens, and keep nothing of them but digests."""
+    if isinstance(value, Tokens):
+        return value
+    entries = _split(value)
+    if not isinstance(entries, (list, tuple)) or not all(isinstance(one, str) for one in entries):  # pyright: ignore[reportUnknownVariableType] - what a file may hold
+        msg = "write them as text, with commas between them"
+        raise ValueError(msg)
+    return parse_tokens(cast("list[str]", entries))
+
+
 _TopicName: TypeAlias = Annotated[str, AfterValidator(check_topic)]
 
 
@@ -103,7 +115,13 @@ class Settings(BaseSettings):
     """Everything that can be set. Fields are documented in the README's table."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True, populate_by_name=True
+        env_prefix=PREFIX,
+        extra="forbid",
+        frozen=True,
+        env_ignore_empty=True,
+        populate_by_name=True,
+        arbitrary_types_allowed=True,
+        hide_input_in_errors=True,  # which may be a secret
     )
 
     project_dir: Path = Field(default=Path(), exclude=True)
@@ -124,7 +142,11 @@ class Settings(BaseSettings):
     recycle_mib: int = Field(default=512, ge=1)
     topics: Annotated[tuple[str, ...] | None, NoDecode, BeforeValidator(_split)] = None
     topic_tables: dict[_TopicName, TopicTable] = Field(default_factory=dict[str, TopicTable])
-    api_tokens: SecretStr | None = None
+    api_tokens: Annotated[Tokens, NoDecode, BeforeValidator(_tokens)] = Field(
+        default_factory=Tokens, exclude=True
+    )
+    # Requests in a minute that each token is good for; 0 for any number.
+    api_rate: int = Field(default=6000, ge=0, le=10_000_000)
     host: str = "127.0.0.1"
     port: int = Field(default=8091, ge=0, le=65_535)
     # What senders call us by, for signatures of the URL: a scheme, a host, perhaps a path.
@@ -187,23 +209,6 @@ class Settings(BaseSettings):
     @classmethod
     def _only_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         parse_networks(value)
-        return value
-
-    @field_validator("api_tokens")
-    @classmethod
-    def _no_tokens(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            # Running without checking them would leave open what the user believes to be shut.
-            msg = "tokens are not available in this version; leave it unset and bind to loopback"
-            raise ValueError(msg)
-        return value
-
-    @field_validator("host")
-    @classmethod
-    def _only_loopback(cls, value: str) -> str:
-        if value not in LOOPBACK:
-            msg = f"without tokens the server binds to loopback only: {', '.join(LOOPBACK)}"
-            raise ValueError(msg)
         return value
 
     @model_validator(mode="after")

@@ -46,7 +46,7 @@ async def bare(
     await send({"type": "http.response.body", "body": ACCEPTED})
 
 
-def compose(settings: Settings, *, dev: bool = False) -> app.ServerApp:
+def compose(settings: Settings, *, dev: bool = False, insecure: bool = False) -> app.ServerApp:
     return app.ServerApp(bare, cast("Ingress", None), 1, 0)
 
 

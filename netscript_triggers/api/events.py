@@ -15,6 +15,7 @@ from netscript_triggers.records import EventDetail, EventRecord, whole
 from netscript_triggers.store import queries, replays
 from netscript_triggers.store import triggers as stored
 from netscript_workers.api.answers import Answer
+from netscript_workers.api.auditing import note
 from netscript_workers.api.bodies import fit, read_object
 from netscript_workers.api.services import Given, Limit, Services, Text
 from netscript_workers.errors import PayloadInvalidError
@@ -83,6 +84,7 @@ def routes(triggers: Mapping[str, AnyTrigger], nudge: Callable[[], None]) -> API
         asked = await read_object(request)
         check_switch(asked, "force")
         body = fit(ReplayBody, asked)
+        note(request, reason=body.reason)
         id_ = await asyncio.to_thread(
             _replay, given, triggers, event_id, body, edited="payload" in asked
         )
@@ -130,6 +132,8 @@ async def _which(request: Request) -> Which:
     check_switch(body, "all")
     check_switch(body, "force")
     which = fit(Which, body)
+    meant = which.model_dump_json(exclude_defaults=True, exclude={"reason"})
+    note(request, subject=meant, reason=which.reason)
     if which.ids is None and which.filter.is_empty and not which.all:
         raise PayloadInvalidError(
             "This would replay every dead event.", hint='Give a condition, or {"all": true}.'

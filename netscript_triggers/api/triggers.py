@@ -16,6 +16,7 @@ from netscript_triggers.records import Accepted, PreviewRecord, TriggerRecord, s
 from netscript_triggers.store import inbox, schedules
 from netscript_triggers.store import triggers as stored
 from netscript_workers.api.answers import Answer
+from netscript_workers.api.auditing import note
 from netscript_workers.api.bodies import fit, read_value
 from netscript_workers.api.services import Given, Limit, Offset
 from netscript_workers.clock import from_micros
@@ -94,6 +95,7 @@ def routes(triggers: Mapping[str, AnyTrigger], nudge: Callable[[], None]) -> API
     async def fire_trigger(given: Given, trigger_id: str, request: Request) -> Answer:
         """Make an event of a trigger; the body is its payload, and no signature is needed."""
         options = _fire_options(request)
+        note(request, reason=options.reason)
         payload = await read_value(request)
         event_id, submission = await asyncio.to_thread(
             _new_event, given.store, triggers, trigger_id, payload, options

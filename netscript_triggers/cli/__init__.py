@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from netscript_triggers.cli import (
+    audit,
     database,
     doctor,
     events,
@@ -42,6 +43,7 @@ app.add_typer(triggers.app, name="triggers")
 app.add_typer(events.app, name="events")
 app.add_typer(topics.app, name="topics")
 app.add_typer(workers.app, name="workers")
+app.add_typer(audit.app, name="audit")
 app.command()(doctor.doctor)
 app.command()(operating.explain)
 app.command()(verify.verify)

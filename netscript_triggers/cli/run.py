@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 LogLevel = Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")]
 Host = Annotated[str | None, typer.Option(help="The address to listen at.", show_default=False)]
 Port = Annotated[int | None, typer.Option(help="The port to listen at; 8091.", show_default=False)]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Let everybody in, though there are no tokens.")
+]
 Supervised = Annotated[bool, typer.Option("--supervised", hidden=True)]
 
 
@@ -37,18 +40,23 @@ def dev(
     reload: Annotated[
         bool, typer.Option("--reload/--no-reload", help="Restart when a file changes.")
     ] = True,
+    insecure: Insecure = False,
     log_level: LogLevel = "info",
 ) -> None:
     """Migrate, then run server and worker, restarted when a file changes."""
     from netscript_triggers.cli.environment import inherited
+    from netscript_triggers.exposure import check_exposure
     from netscript_triggers.supervisor import supervise
     from netscript_workers.store.migrations import upgrade
 
     _log(log_level)
     settings = load_settings(project, host=host, port=port)
+    check_exposure(settings, insecure=insecure)
     upgrade(settings.url)
     shared = ["--project", str(project), "--log-level", log_level, "--supervised"]
     address = ["--host", settings.host, "--port", str(settings.port)]
+    if insecure:
+        address.append("--insecure")
     commands = {"serve": ["serve", "--dev", *address, *shared], "worker": ["worker", *shared]}
     watched = settings.project_dir if reload else None
     code = supervise(commands, environment=inherited(), watch=watched)
@@ -62,17 +70,23 @@ def serve(
     accept_memory: Annotated[
         bool, typer.Option("--dev", help='Allow the verifier "memory", which accepts anything.')
     ] = False,
+    insecure: Insecure = False,
     log_level: LogLevel = "info",
     supervised: Supervised = False,
 ) -> None:
     """Serve webhooks and the API; run any number of these."""
     from netscript_triggers.app import run_server
     from netscript_triggers.cli.welcome import welcome
+    from netscript_triggers.exposure import check_exposure
 
     _log(log_level)
     settings = load_settings(project, host=host, port=port)
     if supervised:
         _end_with_parent()
+
+    warning = check_exposure(settings, insecure=insecure)
+    if warning is not None:  # whatever the level of the log
+        typer.secho(warning, fg="red", err=True)
 
     def announce(url: str) -> None:
         if supervised:
@@ -80,7 +94,7 @@ def serve(
         else:
             typer.echo(f"netscript listens at {url}")
 
-    raise typer.Exit(run_server(settings, dev=accept_memory, on_start=announce))
+    raise typer.Exit(run_server(settings, dev=accept_memory, insecure=insecure, on_start=announce))
 
 
 def worker(

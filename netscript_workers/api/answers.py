@@ -120,4 +120,7 @@ async def _database_error(request: Request, error: Exception) -> Response:
 
 
 async def _any_error(request: Request, error: Exception) -> Response:
-    return Problem(500, "internal", "This is a fault of the server; its log says more.")
+    answer = Problem(500, "internal", "This is a fault of the server; its log says more.")
+    # Nothing that stands in front of the routes sees this one.
+    answer.headers.update({"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
+    return answer

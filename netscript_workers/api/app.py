@@ -4,21 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 
 from fastapi import APIRouter, FastAPI
 
-from netscript_workers.api import topics, workers
+from netscript_workers.addresses import Clients
+from netscript_workers.api import auditing, login, topics, workers
+from netscript_workers.api.access import AccessTable
 from netscript_workers.api.answers import add_handlers
+from netscript_workers.api.auditing import Recorder
+from netscript_workers.api.authentication import Authentication
 from netscript_workers.api.executions import executions
 from netscript_workers.api.guard import Guard
 from netscript_workers.api.routes import api, health
 from netscript_workers.api.services import Services
+from netscript_workers.tokens import Tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doors:
+    """Who may come in.
+
+    Attributes:
+        tokens: Of those who may; without any, this machine alone.
+        rate: Requests in a minute that each token is good for; 0 for any number.
+        clients: Finds out who sent a request.
+        public_url: What browsers call us by, if a proxy calls us otherwise.
+        insecure: Whether anybody may come in where there are no tokens.
+    """
+
+    tokens: Tokens = field(default_factory=Tokens)
+    rate: int = 0
+    clients: Clients = field(default_factory=Clients)
+    public_url: str = ""
+    insecure: bool = False
 
 
 def create_app(
     services: Services,
     routers: Sequence[APIRouter] = (),
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
+    doors: Doors | None = None,
 ) -> FastAPI:
     """Return the API.
 
@@ -26,7 +52,12 @@ def create_app(
         services: What its routes work with.
         routers: More routes on the same port.
         lifespan: What runs as long as the app does.
+        doors: Who may come in; by default this machine alone.
+
+    Raises:
+        ConfigurationError: Nothing says who may use one of its routes.
     """
+    doors = doors or Doors()
     app = FastAPI(
         title="netscript",
         version=services.version,
@@ -37,7 +68,20 @@ def create_app(
     )
     app.state.services = services
     add_handlers(app)
-    app.add_middleware(Guard)
-    for router in (health, api, executions, topics.routes, workers.routes, *routers):
+    table = AccessTable()
+    recorder = Recorder(services.store)
+    authentication = Authentication(doors.tokens, rate=doors.rate, clients=doors.clients)
+    app.add_middleware(
+        Guard,
+        table=table,
+        authentication=authentication,
+        recorder=recorder,
+        public_url=doors.public_url,
+        insecure=doors.insecure,
+    )
+    own = (health, api, executions, topics.routes, workers.routes, auditing.routes)
+    pages = login.routes(authentication, recorder, doors.public_url)
+    for router in (*own, pages, *routers):
         app.include_router(router)
+    table.check(app.routes)
     return app

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from netscript_workers.api.answers import Answer
+from netscript_workers.api.auditing import note
 from netscript_workers.api.bodies import fit, read_object
 from netscript_workers.api.services import Given, Limit, Services, Text
 from netscript_workers.clock import to_micros
@@ -94,6 +95,7 @@ async def _which(request: Request) -> Which:
     if not isinstance(body.get("all", False), bool):  # a slip must not change everything
         raise PayloadInvalidError("all must be true or false.")
     which = fit(Which, {**asked, **body})
+    note(request, subject=which.model_dump_json(exclude_defaults=True))
     if which.ids is None and which.filter.is_empty and not which.all:
         raise PayloadInvalidError(
             "This would change every execution.", hint='Give a condition, or {"all": true}.'

@@ -9,7 +9,7 @@ from functools import cache
 from sqlalchemy import Connection, TextClause, text
 
 from netscript_workers.clock import MICROSECONDS
-from netscript_workers.store import batches, changes, fires, idempotency
+from netscript_workers.store import audit, batches, changes, fires, idempotency
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.engine import Store
 
@@ -32,7 +32,7 @@ def prune(store: Store, retention: Retention) -> int:
     """Forget one chunk of everything that is past its time; return how many rows went.
 
     What an execution leaves besides its row (attempts, steps, log lines) goes with it. An
-    idempotency key has its own window and stays.
+    idempotency key has its own window and stays. What people did is kept as long as failures.
     """
     gone = 0
     for status, days in (
@@ -52,6 +52,8 @@ def prune(store: Store, retention: Retention) -> int:
         gone += fires.prune(conn, store.dialect, before=now - kept, limit=CHUNK)
         before = now - round(retention.completed * DAY)
         gone += batches.prune(conn, store.dialect, before=before, limit=CHUNK)
+        below = oldest_id(now - round(retention.failed * DAY))
+        gone += audit.prune(conn, below=below, limit=CHUNK)
     return gone
 
 

@@ -360,6 +360,19 @@ schedulers = Table(
     Column("seen_at", Micros, nullable=False),
 )
 
+# Ids grow with time: they order it, and say what is old.
+audit = Table(
+    f"{PREFIX}audit",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("at", Micros, nullable=False),
+    Column("who", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("subject", Text),
+    Column("reason", Text),
+    Column("address", Text),
+)
+
 
 def include_name(name: str | None, type_: str, parent_names: Any) -> bool:
     """Leave netscript's own tables alone in a user's Alembic `env.py`.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from netscript_workers.errors import ConfigurationError
 from netscript_workers.settings import Settings, SettingsWarning
@@ -46,7 +47,7 @@ def test_a_relative_sqlite_file_lies_in_the_project(tmp_path: Path) -> None:
         ("NETSCRIPT_PORT", "x", "NETSCRIPT_PORT: 'x' can't be used"),
         ("NETSCRIPT_PORT", "70000", "NETSCRIPT_PORT: '70000' can't be used"),
         ("WORKERS_CONCURRENCY", "0", "WORKERS_CONCURRENCY: '0' can't be used"),
-        ("NETSCRIPT_HOST", "0.0.0.0", "binds to loopback only"),
+        ("NETSCRIPT_API_RATE", "-1", "NETSCRIPT_API_RATE: '-1' can't be used"),
         ("NETSCRIPT_QUEUE_PROVIDER", "deno-kv", "belongs to the Deno edition"),
         ("NETSCRIPT_QUEUE_PROVIDER", "redis", "is not available in this version"),
         ("NETSCRIPT_QUEUE_PROVIDER", "kafka", "'auto', 'sql' or 'postgres'"),
@@ -90,11 +91,36 @@ def test_a_flag_and_a_file_are_named_as_what_they_are(tmp_path: Path) -> None:
 def test_tokens_are_refused_without_repeating_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("NETSCRIPT_API_TOKENS", "geheim")
+    monkeypatch.setenv("NETSCRIPT_API_TOKENS", "ci:read:geheim")
     with pytest.raises(ConfigurationError) as refusal:
         Settings.load(tmp_path)
     assert "NETSCRIPT_API_TOKENS: the value given can't be used" in str(refusal.value)
     assert "geheim" not in str(refusal.value)
+    assert refusal.value.__cause__ is None
+    with pytest.raises(ValidationError) as raw:
+        Settings.model_validate({"api_tokens": "ci:read:geheim"})
+    assert "geheim" not in str(raw.value)
+
+
+def test_tokens_are_read_from_the_environment_and_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = "geheim-geheim-geheim", "geheimer-als-geheim"
+    (tmp_path / "netscript.toml").write_text(f'api_tokens = ["{one}", "ci:read:{other}"]\n')
+    settings = Settings.load(tmp_path)
+    assert [(token.name, token.role) for token in settings.api_tokens] == [
+        ("admin", "admin"),
+        ("ci", "read"),
+    ]
+    monkeypatch.setenv("NETSCRIPT_API_TOKENS", f"{one} , deploy:operate:{other},")
+    settings = Settings.load(tmp_path)
+    assert [token.name for token in settings.api_tokens] == ["admin", "deploy"]
+    shown = f"{settings!r} {settings} {settings.model_dump()} {list(settings.api_tokens)}"
+    assert "geheim" not in shown
+    monkeypatch.setenv("NETSCRIPT_API_TOKENS", "")
+    (tmp_path / "netscript.toml").write_text("api_tokens = [1]\n")
+    with pytest.raises(ConfigurationError, match="with commas between them"):
+        Settings.load(tmp_path)
 
 
 def test_secrets_are_not_shown(tmp_path: Path) -> None:
