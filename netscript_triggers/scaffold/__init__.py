@@ -21,7 +21,15 @@ _TEMPLATE = ".j2"
 _PRIVATE = frozenset({".env"})
 _SAMPLES = ("jobs/process_payment.py", "triggers/payment_webhook.py")
 # What a bare project does without.
-_EXTRAS = ("deploy/", "tests/", "jobs/health_check.py", "README.md")
+_EXTRAS = (
+    "deploy/",
+    "tests/",
+    "Dockerfile",
+    "compose.yaml",
+    ".dockerignore",
+    "jobs/health_check.py",
+    "README.md",
+)
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
 SECRET_BYTES = 32
 
