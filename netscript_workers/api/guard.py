@@ -37,6 +37,8 @@ FORM_HEADER = b"x-csrf-token"
 
 # They check the token of their form themselves, for it stands in the body.
 _FORMS = frozenset({"/login", "/logout"})
+# Where people are asked to log in; programs get a problem document.
+_PAGES = frozenset({"/", "/logout"})
 _SCHEME = "bearer"
 _HTML = "text/html"
 
@@ -134,8 +136,8 @@ class Guard:
         method: str = scope["method"]
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         if not self._authentication.tokens:
-            refusal = foreign_origin(headers, method, self._public_url)
-            return _LOCAL if refusal is None else refusal
+            # What a proxy lets in from elsewhere is none of ours here.
+            return foreign_origin(headers, method, "") or _LOCAL
         is_open = found.access.role is None if found.access else not _is_ours(path)
         if given and not is_open:  # what no browser sends by itself
             return self._by_token(given, scope)
@@ -156,7 +158,7 @@ class Guard:
     def _by_cookie(self, scope: Scope, headers: dict[bytes, str]) -> Caller | Response:
         session = self._authentication.by_cookie(scope)
         if session is None:
-            if scope["path"] == "/" and _HTML in headers.get(b"accept", ""):
+            if scope["path"] in _PAGES and _HTML in headers.get(b"accept", ""):
                 return RedirectResponse("/login", 303)
             return unauthorized("Send a token: Authorization: Bearer …")
         token, cookie = session
