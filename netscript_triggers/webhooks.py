@@ -233,7 +233,7 @@ def _define(
 
 def _check_path(path: str, owner: str) -> None:
     check_path(path, owner)
-    if path == "/" or any(path == place or path.startswith(f"{place}/") for place in _RESERVED):
+    if any(path == place or path.startswith(f"{place}/") for place in _RESERVED):
         raise ConfigurationError(
             f"{owner}: {path} belongs to netscript's own API.", hint="Use /webhooks/…"
         )

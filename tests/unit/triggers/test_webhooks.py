@@ -75,6 +75,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"path": "/a/"}, "a slash first"),
     ({"path": "/api/v1/x"}, "belongs to netscript's own API"),
     ({"path": "/health"}, "belongs to netscript's own API"),
+    ({"path": "/login"}, "belongs to netscript's own API"),
     ({"path": "/{tenant}"}, "begins with a parameter"),
     ({"path": "/w/{a}/{a}"}, "names a parameter twice"),
     ({"path": "/w/x{a}"}, "a parameter is a whole part"),
