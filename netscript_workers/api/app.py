@@ -7,10 +7,12 @@ from contextlib import AbstractAsyncContextManager
 
 from fastapi import APIRouter, FastAPI
 
-from netscript_workers.api import topics, workers
+from netscript_workers.api import tasks, topics, workers
 from netscript_workers.api.answers import add_handlers
+from netscript_workers.api.document import describe, operation_id
 from netscript_workers.api.executions import executions
 from netscript_workers.api.guard import Guard
+from netscript_workers.api.methods import Methods
 from netscript_workers.api.routes import api, health
 from netscript_workers.api.services import Services
 
@@ -34,10 +36,14 @@ def create_app(
         redoc_url=None,
         openapi_url="/api/openapi.json",
         lifespan=lifespan,
+        generate_unique_id_function=operation_id,
+        redirect_slashes=False,
     )
+    app.openapi = describe(app)  # type: ignore[method-assign]
     app.state.services = services
     add_handlers(app)
+    app.add_middleware(Methods)
     app.add_middleware(Guard)
-    for router in (health, api, executions, topics.routes, workers.routes, *routers):
+    for router in (health, api, tasks.routes, executions, topics.routes, workers.routes, *routers):
         app.include_router(router)
     return app
