@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from netscript_triggers.events import EventStatus
 from netscript_triggers.store.replays import EventFilter
-from netscript_workers.api.services import Instant, Name, one_or_many
+from netscript_workers.api.services import ID_SCHEMA, Instant, Name, one_or_many
 from netscript_workers.clock import to_micros
 from netscript_workers.errors import PayloadInvalidError
 from netscript_workers.ids import is_id
@@ -37,6 +37,9 @@ def _check_text(text: str) -> str:
 
 _Note = Annotated[str, Field(min_length=1, max_length=MAX_NOTE), AfterValidator(_check_text)]
 _Key = Annotated[str, Field(min_length=1, max_length=MAX_KEY_LENGTH), AfterValidator(_check_text)]
+
+
+_Id = Annotated[str, AfterValidator(_check_id), ID_SCHEMA]
 
 
 class FireOptions(BaseModel):
@@ -68,7 +71,9 @@ class Which(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    ids: list[Annotated[str, AfterValidator(_check_id)]] | None = Field(None, max_length=MAX_IDS)
+    ids: list[Annotated[str, AfterValidator(_check_id), ID_SCHEMA]] | None = Field(
+        None, max_length=MAX_IDS
+    )
     status: Annotated[list[EventStatus], BeforeValidator(one_or_many)] | None = None
     trigger_id: Name | None = None
     event_type: Name | None = None

@@ -44,14 +44,16 @@ Statuses = Annotated[
 _NAMING = ("ids", "status", "trigger_id", "event_type", "received_after", "received_before")
 
 
-def routes(triggers: Mapping[str, AnyTrigger], nudge: Callable[[], None]) -> APIRouter:
-    """Return the routes of all events.
+def add_routes(
+    api: APIRouter, triggers: Mapping[str, AnyTrigger], nudge: Callable[[], None]
+) -> None:
+    """Add the routes of all events.
 
     Args:
+        api: To which they are added.
         triggers: Those this process has code for.
         nudge: Has due events looked for at once; called on the loop.
     """
-    api = APIRouter()
 
     @api.get("/events", tags=["events"], responses=answers(EventPage, examples.EVENTS))
     def list_events(
@@ -121,8 +123,6 @@ def routes(triggers: Mapping[str, AnyTrigger], nudge: Callable[[], None]) -> API
         )
         nudge()
         return Answer(whole(await asyncio.to_thread(_event, given.store, id_)))
-
-    return api
 
 
 def _event(store: Store, event_id: str) -> EventDetail:

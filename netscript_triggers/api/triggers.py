@@ -41,14 +41,16 @@ _FIRE: dict[str, Any] = {
 }
 
 
-def routes(triggers: Mapping[str, AnyTrigger], nudge: Callable[[], None]) -> APIRouter:
-    """Return the routes of all registered triggers.
+def add_routes(
+    api: APIRouter, triggers: Mapping[str, AnyTrigger], nudge: Callable[[], None]
+) -> None:
+    """Add the routes of all registered triggers.
 
     Args:
+        api: To which they are added.
         triggers: Those this process has code for.
         nudge: Has due events looked for at once; called on the loop.
     """
-    api = APIRouter()
 
     @api.get(
         "/triggers",
@@ -136,8 +138,6 @@ def routes(triggers: Mapping[str, AnyTrigger], nudge: Callable[[], None]) -> API
             return Answer(first, 202)
         nudge()
         return Answer(Accepted(event_id, EventStatus.PENDING), 202)
-
-    return api
 
 
 def _trigger(store: Store, trigger_id: str) -> TriggerRecord:

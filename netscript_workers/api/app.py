@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from fastapi import APIRouter, FastAPI
+from starlette.routing import Route
 
 from netscript_workers.api import tasks, topics, workers
 from netscript_workers.api.answers import add_handlers
@@ -39,11 +40,13 @@ def create_app(
         generate_unique_id_function=operation_id,
         redirect_slashes=False,
     )
-    app.openapi = describe(app)  # type: ignore[method-assign]
     app.state.services = services
     add_handlers(app)
-    app.add_middleware(Methods)
-    app.add_middleware(Guard)
-    for router in (health, api, tasks.routes, executions, topics.routes, workers.routes, *routers):
+    every = (health, api, tasks.routes, executions, topics.routes, workers.routes, *routers)
+    for router in every:
         app.include_router(router)
+    found = [route for one in (app, *every) for route in one.routes if isinstance(route, Route)]
+    app.openapi = describe(app, found)  # type: ignore[method-assign]
+    app.add_middleware(Methods, routes=found)
+    app.add_middleware(Guard)
     return app

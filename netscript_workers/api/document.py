@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, TypeAdapter
+from starlette.routing import Route
 
 from netscript_workers.api.shapes import Problem
 from netscript_workers.problems import PROBLEM_TYPE
@@ -91,19 +92,19 @@ def operation_id(route: APIRoute) -> str:
     return route.name
 
 
-def describe(app: FastAPI) -> Callable[[], dict[str, Any]]:
-    """Return what makes an app's document, once."""
+def describe(app: FastAPI, routes: Sequence[Route]) -> Callable[[], dict[str, Any]]:
+    """Return what makes the document of an app with these routes, once."""
     made: dict[str, Any] = {}
 
     def document() -> dict[str, Any]:
         if not made:
-            made.update(_document(app))
+            made.update(_document(app, routes))
         return made
 
     return document
 
 
-def _document(app: FastAPI) -> dict[str, Any]:
+def _document(app: FastAPI, routes: Sequence[Route]) -> dict[str, Any]:
     told = get_openapi(
         title=app.title,
         version=app.version,
@@ -115,7 +116,9 @@ def _document(app: FastAPI) -> dict[str, Any]:
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     schemas["Problem"] = TypeAdapter(Problem).json_schema(ref_template=_REF + "{model}")
+    named = {route.name: route for route in routes if isinstance(route, APIRoute)}
     for path, method, operation in _operations(told):
+        _give_examples(operation, named[operation["operationId"]])
         _complete(path, method, operation)
     told["components"]["schemas"] = dict(sorted(schemas.items()))
     return told
@@ -145,6 +148,18 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
     if "422" in responses:
         responses["422"]["description"] = _SAID[422]
     operation["responses"] = dict(sorted(responses.items()))
+
+
+def _give_examples(operation: dict[str, Any], route: APIRoute) -> None:
+    """Put examples back as they were: FastAPI leaves out what is null in them."""
+    asked = (route.openapi_extra or {}).get("requestBody", {})
+    pairs = [(operation.get("requestBody", {}), asked)]
+    answers_: dict[str, Any] = operation["responses"]
+    pairs += [(answers_[str(status)], one) for status, one in route.responses.items()]
+    for told, given in pairs:
+        for kind, content in given.get("content", {}).items():
+            if "example" in content:
+                told["content"][kind]["example"] = content["example"]
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from netscript_workers.api.answers import Answer, tagged
 from netscript_workers.api.bodies import fit, read_object
 from netscript_workers.api.document import answers, body, bulk_body
 from netscript_workers.api.services import (
+    ID_SCHEMA,
     Cursor,
     Given,
     Instant,
@@ -63,6 +64,9 @@ def _check_id(id_: str) -> str:
     return id_
 
 
+_Id = Annotated[str, AfterValidator(_check_id), ID_SCHEMA]
+
+
 class RetryBody(BaseModel):
     """How to retry: as it was, or with another payload."""
 
@@ -80,7 +84,9 @@ class Which(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    ids: list[Annotated[str, AfterValidator(_check_id)]] | None = Field(None, max_length=MAX_IDS)
+    ids: list[Annotated[str, AfterValidator(_check_id), ID_SCHEMA]] | None = Field(
+        None, max_length=MAX_IDS
+    )
     status: Annotated[list[ExecutionStatus], BeforeValidator(one_or_many)] | None = None
     reason: Reason | None = None
     job_id: Name | None = None

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request
-from pydantic import AwareDatetime, BeforeValidator, StringConstraints
+from pydantic import AwareDatetime, BeforeValidator, StringConstraints, WithJsonSchema
 
 from netscript_workers.actions import JobCatalog
+from netscript_workers.ids import ID_PATTERN
 from netscript_workers.jobs import JobDefinition
 from netscript_workers.options import MAX_KEY_LENGTH
 from netscript_workers.store.engine import Store
@@ -73,6 +74,7 @@ Why = Annotated[
     str | None, Query(min_length=1, max_length=500, description="Why, in your words; it is logged.")
 ]
 # In a body.
+ID_SCHEMA = WithJsonSchema({"type": "string", "pattern": ID_PATTERN})
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_KEY_LENGTH, pattern=NO_NUL)]
 
 

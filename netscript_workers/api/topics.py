@@ -17,6 +17,7 @@ from netscript_workers.api.services import MAX_LIMIT, Cursor, Given, Limit, Serv
 from netscript_workers.api.shapes import TopicList
 from netscript_workers.errors import PayloadInvalidError
 from netscript_workers.options import is_storable
+from netscript_workers.rates import RATE_PATTERN
 from netscript_workers.records import TopicRecord
 from netscript_workers.store import depths, topics
 
@@ -61,7 +62,7 @@ class TopicLimit(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    rate: str | None = Field(json_schema_extra={"examples": ["10/s", "100/m"]})
+    rate: str | None = Field(json_schema_extra={"pattern": RATE_PATTERN})
 
 
 _LIMIT = body(TopicLimit, {"rate": "100/m"}, required=True)

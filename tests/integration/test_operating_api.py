@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
 
 from netscript_triggers.store.verify import verify
+from netscript_workers.clock import to_micros, to_rfc3339
 from netscript_workers.domain import Reason, Verdict
 from netscript_workers.ids import new_id
 from netscript_workers.store import definitions
@@ -18,6 +20,8 @@ from tests.kit import Hand, detail, ended, new, put, run, scalar, status
 
 URL = f"{BASE}/executions"
 JOB = "process-payment"
+EARLIER = """
+    UPDATE netscript_execution_history SET created_at = created_at - 7200000000 WHERE id = :id"""
 
 
 @pytest.fixture
@@ -214,11 +218,13 @@ async def test_ids_that_can_not_be_changed_are_skipped(
 
 async def test_filters_in_bulk(store: Store, api: httpx.AsyncClient) -> None:
     one, two, three = failed(store, 3, correlation_id="c")
-    run(store, "UPDATE netscript_execution_history SET created_at = 1000000 WHERE id = :id", id=one)
-    body = {"created_before": "1970-01-01T00:00:02Z", "correlation_id": "c"}
+    run(store, EARLIER, id=one)
+    hour = timedelta(hours=1)
+    when = to_rfc3339(to_micros(detail(store, two).execution.created_at - hour))
+    body = {"created_before": when, "correlation_id": "c"}
     assert (await api.post(f"{URL}/retry", json=body)).json()["count"] == 1
     assert status(store, one) == "queued"
-    body = {"created_after": "1970-01-01T00:00:02Z", "reason": "error", "job_id": "a"}
+    body = {"created_after": when, "reason": "error", "job_id": "a"}
     assert (await api.post(f"{URL}/retry", json=body)).json()["count"] == 2
     assert {status(store, two), status(store, three)} == {"queued"}
     told = await api.post(f"{URL}/cancel", json={"correlation_id": "other"})
