@@ -61,7 +61,7 @@ def split_words(given: Any) -> Any:
 
 
 def _check_instant(given: Any) -> Any:
-    if isinstance(given, str) and not _INSTANT.fullmatch(given):
+    if not (isinstance(given, str) and _INSTANT.fullmatch(given)):
         msg = "must be an instant as RFC 3339 has it, such as 2026-01-02T03:04:05Z"
         raise ValueError(msg)
     return given

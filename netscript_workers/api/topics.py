@@ -28,7 +28,7 @@ routes = APIRouter(prefix="/api/v1/workers/topics", tags=["topics"])
 Name = Annotated[str, Path(min_length=1, max_length=512)]
 
 
-_ONE = answers(TopicRecord, examples.TOPIC)
+_ONE = answers(TopicRecord, examples.TOPIC, 404)
 
 
 @routes.get("", responses=answers(TopicList, examples.TOPICS))

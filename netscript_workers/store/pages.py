@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Row, text
 from netscript_workers.errors import CursorError
 
 # So many rows of each source are looked at for a page; fewer where those fill it.
-LOOKED_AT = (1_000, 50_000)
+LOOKED_AT = (200, 5_000, 50_000)
 # Clocks of those who make ids and of the database are no further apart, in microseconds.
 _SKEW = 86_400_000_000
 _MILLIS = 1 << 48

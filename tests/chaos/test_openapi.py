@@ -28,7 +28,8 @@ positive_data_acceptance.expected-statuses = ["2xx", "3xx", 400, 401, 403, 404, 
 [[operations]]
 include-operation-id = "get_readiness"
 [operations.checks]
-not_a_server_error.expected-statuses = ["2xx", 503]
+not_a_server_error.expected-statuses = ["2xx", "4xx", 503]
+positive_data_acceptance.expected-statuses = ["2xx", 503]
 [[operations]]
 include-operation-id-regex = "trigger_job|trigger_task|fire_trigger|replay_event|retry_execution"
 [operations.checks]

@@ -57,7 +57,7 @@ async def test_the_document_is_valid_and_every_example_in_it_too(api: httpx.Asyn
                     schema = {**content["schema"], "components": told["components"]}
                     jsonschema.validate(content["example"], schema)
                     seen += 1
-    assert seen > 40
+    assert seen >= 40
 
 
 async def test_every_route_tells_of_its_problems_and_has_a_name_of_its_own(
@@ -72,7 +72,7 @@ async def test_every_route_tells_of_its_problems_and_has_a_name_of_its_own(
             if path.startswith("/api/"):
                 assert {"401", "422", "429", "503"} <= told
                 assert ({"413", "415"} <= told) == (method == "post")
-                assert ("404" in told) == ("{" in path and "{topic}" not in path), path
+                assert ("404" in told) == ("{" in path), path
             for code, response in operation["responses"].items():
                 if int(code) >= 400:
                     assert list(response["content"]) == ["application/problem+json"]
@@ -290,6 +290,8 @@ async def test_a_query_that_is_no_text_or_beyond_all_reason_is_refused(
         '{"limit":' + "9" * 400 + ',"all":true}',
         '{"created_after":"0001-01-01T00:00:00+24:00"}',
         '{"status":"\\ud800"}',
+        '{"created_after":1700000000,"all":true}',
+        '{"received_before":1700000000,"all":true}',
         '{"all":true,"cursor":"\\ud800"}',
         '{"all":' + "[" * 300 + "]" * 300 + "}",
     ],
