@@ -45,7 +45,8 @@ def create_app(
     every = (health, api, tasks.routes, executions, topics.routes, workers.routes, *routers)
     for router in every:
         app.include_router(router)
-    found = [route for one in (app, *every) for route in one.routes if isinstance(route, Route)]
+    routes = [*app.routes, *(route for router in every for route in router.routes)]
+    found = [route for route in routes if isinstance(route, Route)]
     app.openapi = describe(app, found)  # type: ignore[method-assign]
     app.add_middleware(Methods, routes=found)
     app.add_middleware(Guard)

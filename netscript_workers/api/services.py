@@ -54,7 +54,7 @@ def split_words(given: Any) -> Any:
     """Take a parameter that may be repeated, or separated by commas."""
     if not isinstance(given, list):
         return given
-    parts: list[Any] = given
+    parts: list[Any] = given  # pyright: ignore[reportUnknownVariableType] - checked afterwards
     return [
         word for part in parts for word in (part.split(",") if isinstance(part, str) else [part])
     ]

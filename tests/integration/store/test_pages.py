@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from netscript_triggers.events import EventStatus
@@ -25,7 +27,7 @@ def page(store: Store, wanted: ExecutionFilter, cursor: str | None = None, limit
         return queries.list_executions(conn, wanted, limit=limit, cursor=cursor, now=0)
 
 
-def finish(store: Store, *, fail: bool = False, **facts: object) -> str:
+def finish(store: Store, *, fail: bool = False, **facts: Any) -> str:
     put(store, one := new(**facts))
     hand = Hand(store)
     claim = hand.claim_one()
