@@ -264,8 +264,13 @@ async def test_a_bulk_change_goes_so_far_and_goes_on_from_there(
     rest = await api.post(f"{URL}/cancel", json={**some, "cursor": first["next_cursor"]})
     assert (rest.json()["count"], rest.json()["more"]) == (3, False)
     assert {status(store, one) for one in dead} == {"cancelled"}
-    whims: tuple[dict[str, Any], ...] = ({"limit": 0}, {"limit": 100_001}, {"dry_run": "no"})
-    for wrong in (*whims, {"status": []}):
+    whims: tuple[dict[str, Any], ...] = (
+        {"limit": 0},
+        {"limit": 100_001},
+        {"dry_run": "no"},
+        {"status": []},
+    )
+    for wrong in whims:
         refused = await api.post(f"{URL}/retry", json={"all": True, **wrong})
         problem(refused, 422, "payload-invalid")
     problem(await api.post(f"{URL}/retry", json={"all": True, "cursor": "0"}), 400, "cursor")
