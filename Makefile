@@ -50,7 +50,7 @@ oracles: $(VENV)/.dev ## The verifiers beside every sender's own library, those 
 
 fuzz: $(VENV)/.dev ## Ten minutes of Hypothesis, and of a coverage-guided fuzzer on each target (FUZZ_SECONDS=600)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
-	NETSCRIPT_TEST_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -m chaos -s -p no:xdist tests/fuzz
+	NETSCRIPT_TEST_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -m chaos -s -p no:xdist tests/fuzz tests/chaos/test_openapi.py
 	for target in verifiers bodies edge; do \
 		$(BIN)/python -m tests.fuzz $$target -max_total_time=$(FUZZ_SECONDS) -max_len=2048 -len_control=0 \
 			-rss_limit_mb=0 -timeout=20 -artifact_prefix=.fuzz- || exit 1; done

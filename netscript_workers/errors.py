@@ -103,6 +103,13 @@ class JobNotFoundError(_UnknownNameError):
     kind = "job"
 
 
+class TaskNotFoundError(_UnknownNameError):
+    """No task has that id."""
+
+    code = "task-not-found"
+    kind = "task"
+
+
 class TriggerNotFoundError(_UnknownNameError):
     """No trigger has that id."""
 

@@ -7,7 +7,8 @@ import re
 import threading
 import time
 
-_PATTERN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+ID_PATTERN = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
+_PATTERN = re.compile(ID_PATTERN)
 _RAND_BITS = 74
 _TAIL_BITS = 62
 _NOISE = 4096

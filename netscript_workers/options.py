@@ -67,14 +67,14 @@ def check_key(key: str | None, name: str, owner: str) -> None:
         raise ConfigurationError(
             f"{owner}: {name} must have 1 to {MAX_KEY_LENGTH} characters, not {len(key)}."
         )
-    if "\0" in key or not _is_unicode(key):
+    if not is_storable(key):
         raise ConfigurationError(f"{owner}: {name} holds a character that can't be stored.")
 
 
-def _is_unicode(key: str) -> bool:
-    """Tell whether UTF-8 can write it; a lone surrogate can't be."""
+def is_storable(key: str) -> bool:
+    """Tell whether every database can hold it: a NUL and a lone surrogate can't be written."""
     try:
         key.encode()
     except UnicodeEncodeError:
         return False
-    return True
+    return "\0" not in key

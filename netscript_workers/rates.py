@@ -16,7 +16,8 @@ from netscript_workers.errors import ConfigurationError
 from netscript_workers.options import check_type
 
 _PERIODS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_RATE = re.compile(r"([1-9][0-9]{0,5})/([smhd])")
+RATE_PATTERN = "^([1-9][0-9]{0,5})/([smhd])$"
+_RATE = re.compile(RATE_PATTERN)
 _TOGETHER = MICROSECONDS // 20
 # What a column of the database holds.
 _MOST_CONCURRENT = 2**31 - 1

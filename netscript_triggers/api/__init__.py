@@ -21,6 +21,6 @@ def routes(
         nudge: Has due events looked for at once; called on the loop.
     """
     api = APIRouter(prefix="/api/v1")
-    api.include_router(of_triggers.routes(triggers, nudge))
-    api.include_router(events.routes(triggers, nudge))
+    of_triggers.add_routes(api, triggers, nudge)
+    events.add_routes(api, triggers, nudge)
     return api

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 
+from netscript_triggers.api import examples
 from netscript_triggers.api.bodies import FireOptions
+from netscript_triggers.api.shapes import ShownTrigger, TriggerList
 from netscript_triggers.definitions import AnyTrigger
 from netscript_triggers.events import EventStatus
 from netscript_triggers.firing import FireConflictError, new_event
 from netscript_triggers.records import Accepted, PreviewRecord, TriggerRecord, shown
 from netscript_triggers.store import inbox, schedules
 from netscript_triggers.store import triggers as stored
-from netscript_workers.api.answers import Answer
+from netscript_workers.api.answers import Answer, tagged
 from netscript_workers.api.auditing import note
-from netscript_workers.api.bodies import fit, read_value
-from netscript_workers.api.services import Given, Limit, Offset
+from netscript_workers.api.bodies import check_key_header, fit, read_value
+from netscript_workers.api.document import answers
+from netscript_workers.api.services import Given, Limit, Offset, Why
 from netscript_workers.clock import from_micros
 from netscript_workers.store.engine import Store
 from netscript_workers.store.outbox import Receipt, Submission
+
+logger = logging.getLogger(__name__)
 
 MAX_PREVIEW = 100
 
@@ -36,47 +42,70 @@ _FIRE: dict[str, Any] = {
 }
 
 
-def routes(triggers: Mapping[str, AnyTrigger], nudge: Callable[[], None]) -> APIRouter:
-    """Return the routes of all registered triggers.
+def add_routes(
+    api: APIRouter, triggers: Mapping[str, AnyTrigger], nudge: Callable[[], None]
+) -> None:
+    """Add the routes of all registered triggers.
 
     Args:
+        api: To which they are added.
         triggers: Those this process has code for.
         nudge: Has due events looked for at once; called on the loop.
     """
-    api = APIRouter()
 
-    @api.get("/triggers", tags=["triggers"])
-    def list_triggers(given: Given, limit: Limit = 50, offset: Offset = 0) -> Answer:
+    @api.get(
+        "/triggers",
+        tags=["triggers"],
+        responses=answers(TriggerList, examples.TRIGGERS, etag=True),
+    )
+    def list_triggers(
+        given: Given, request: Request, limit: Limit = 50, offset: Offset = 0
+    ) -> Response:
         """List the triggers that servers have registered."""
         with given.store.read() as conn:
             now = given.store.now(conn)
             found, total = stored.list_triggers(conn, limit=limit, offset=offset, now=now)
         page = [shown(record) for record in found]
-        return Answer({"triggers": page, "total": total, "limit": limit, "offset": offset})
+        told = {"triggers": page, "total": total, "limit": limit, "offset": offset}
+        return tagged(request, told)
 
-    @api.get("/triggers/{trigger_id}", tags=["triggers"])
-    def get_trigger(given: Given, trigger_id: str) -> Answer:
+    @api.get(
+        "/triggers/{trigger_id}",
+        tags=["triggers"],
+        responses=answers(ShownTrigger, examples.TRIGGER, 404, etag=True),
+    )
+    def get_trigger(given: Given, trigger_id: str, request: Request) -> Response:
         """Return a trigger, whether it is enabled, and how its circuit stands."""
-        return Answer(shown(_trigger(given.store, trigger_id)))
+        return tagged(request, shown(_trigger(given.store, trigger_id)))
 
-    @api.post("/triggers/{trigger_id}/enable", tags=["triggers"])
-    async def enable_trigger(given: Given, trigger_id: str) -> Answer:
+    @api.post(
+        "/triggers/{trigger_id}/enable",
+        tags=["triggers"],
+        responses=answers(ShownTrigger, examples.TRIGGER, 404),
+    )
+    async def enable_trigger(given: Given, trigger_id: str, reason: Why = None) -> Answer:
         """Enable a trigger, and close its circuit: what waits is run."""
         record = await asyncio.to_thread(stored.set_enabled, given.store, trigger_id, enabled=True)
+        logger.info("trigger %s was enabled: %r", record.id, reason)
         nudge()
         return Answer(shown(record))
 
-    @api.post("/triggers/{trigger_id}/disable", tags=["triggers"])
-    async def disable_trigger(given: Given, trigger_id: str) -> Answer:
+    @api.post(
+        "/triggers/{trigger_id}/disable",
+        tags=["triggers"],
+        responses=answers(ShownTrigger, examples.TRIGGER, 404),
+    )
+    async def disable_trigger(given: Given, trigger_id: str, reason: Why = None) -> Answer:
         """Disable a trigger: a webhook is as if it was not there, and its events wait."""
         record = await asyncio.to_thread(stored.set_enabled, given.store, trigger_id, enabled=False)
+        logger.info("trigger %s was disabled: %r", record.id, reason)
         nudge()
         return Answer(shown(record))
 
     @api.get(
         "/triggers/{trigger_id}/preview",
         tags=["triggers"],
-        responses={200: {"model": PreviewRecord}},
+        responses=answers(PreviewRecord, examples.PREVIEW, 404, 409),
     )
     def preview_trigger(given: Given, trigger_id: str, count: Count = 5) -> Answer:
         """Tell when a schedule is due next, and what became of the last instants."""
@@ -90,7 +119,7 @@ def routes(triggers: Mapping[str, AnyTrigger], nudge: Callable[[], None]) -> API
         tags=["triggers"],
         status_code=202,
         openapi_extra=_FIRE,
-        responses={202: {"model": Accepted}},
+        responses=answers(Accepted, examples.ACCEPTED, 404, 409, status=202),
     )
     async def fire_trigger(given: Given, trigger_id: str, request: Request) -> Answer:
         """Make an event of a trigger; the body is its payload, and no signature is needed."""
@@ -111,8 +140,6 @@ def routes(triggers: Mapping[str, AnyTrigger], nudge: Callable[[], None]) -> API
             return Answer(first, 202)
         nudge()
         return Answer(Accepted(event_id, EventStatus.PENDING), 202)
-
-    return api
 
 
 def _trigger(store: Store, trigger_id: str) -> TriggerRecord:
@@ -145,6 +172,7 @@ def _accepted(store: Store, event_id: str) -> Accepted:
 
 def _fire_options(request: Request) -> FireOptions:
     asked: dict[str, Any] = dict(request.query_params)
+    check_key_header(request)
     for header in ("idempotency-key", "x-idempotency-key"):
         if header in request.headers:
             asked.setdefault("idempotency_key", request.headers[header])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +12,7 @@ import typer
 
 from netscript_triggers.cli.given import json_of
 from netscript_triggers.cli.opening import opened
-from netscript_triggers.cli.operating import one_of
+from netscript_triggers.cli.operating import Statuses, When, micros_of, one_of, words_of
 from netscript_triggers.cli.outcomes import discovered, event_detail, tell
 from netscript_triggers.cli.output import (
     AsJson,
@@ -33,14 +33,6 @@ app = typer.Typer(help="Events: list them, show one, replay some.", no_args_is_h
 
 Trigger = Annotated[str | None, typer.Option(help="Of this trigger.", show_default=False)]
 Status = Annotated[str | None, typer.Option(help="Of this status.", show_default=False)]
-When = Annotated[
-    datetime | None,
-    typer.Option(
-        formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"],
-        help="In UTC.",
-        show_default=False,
-    ),
-]
 
 
 @app.command("list")
@@ -51,18 +43,28 @@ def list_(
         str | None, typer.Option(help="Go on after a page.", show_default=False)
     ] = None,
     trigger: Trigger = None,
-    status: Status = None,
+    status: Statuses = None,
+    event_type: Annotated[
+        str | None, typer.Option("--type", help="Of this type.", show_default=False)
+    ] = None,
+    since: When = None,
+    until: When = None,
     as_json: AsJson = False,
 ) -> None:
     """List events, newest first; dead letters are those that are `dead`."""
     from netscript_triggers.events import EventStatus
     from netscript_triggers.store import queries
+    from netscript_triggers.store.replays import EventFilter
 
-    wanted = None if status is None else EventStatus(one_of(EventStatus, status, "status"))
+    wanted = EventFilter(
+        statuses=words_of(EventStatus, status, "status"),
+        trigger_id=trigger,
+        event_type=event_type,
+        received_after=micros_of(since),
+        received_before=micros_of(until),
+    )
     with opened(project) as store, store.read() as conn:
-        page = queries.list_events(
-            conn, limit=limit, cursor=cursor, trigger_id=trigger, status=wanted
-        )
+        page = queries.list_events(conn, wanted, limit=limit, cursor=cursor)
     if as_json:
         print_json(page)
         return
@@ -183,18 +185,17 @@ def _wanted(
 ) -> EventFilter:
     from netscript_triggers.events import EventStatus
     from netscript_triggers.store.replays import REPLAYABLE, EventFilter
-    from netscript_workers.clock import to_micros
 
     word = None if status is None else EventStatus(one_of(EventStatus, status, "status"))
     if word is not None and word not in REPLAYABLE:
         told = f"use one of {', '.join(REPLAYABLE)}: others run by themselves"
         raise typer.BadParameter(told, param_hint="--status")
     return EventFilter(
-        status=word,
+        statuses=() if word is None else (word,),
         trigger_id=trigger,
         event_type=event_type,
-        received_after=None if since is None else to_micros(since.replace(tzinfo=UTC)),
-        received_before=None if until is None else to_micros(until.replace(tzinfo=UTC)),
+        received_after=micros_of(since),
+        received_before=micros_of(until),
     )
 
 

@@ -30,17 +30,19 @@ def list_(
     cursor: Annotated[
         str | None, typer.Option(help="Go on after a page.", show_default=False)
     ] = None,
-    status: Annotated[str | None, typer.Option(show_default=False)] = None,
+    status: operating.Statuses = None,
     job: Annotated[str | None, typer.Option(help="Of this job only.", show_default=False)] = None,
     topic: Annotated[str | None, typer.Option(show_default=False)] = None,
     reason: Annotated[str | None, typer.Option(show_default=False)] = None,
     correlation_id: operating.Correlation = None,
+    since: operating.When = None,
+    until: operating.When = None,
     as_json: AsJson = False,
 ) -> None:
     """List executions, newest first."""
     from netscript_workers.store import queries
 
-    wanted = operating.wanted_from(status, reason, job, topic, correlation_id)
+    wanted = operating.wanted_from(status, reason, job, topic, correlation_id, since, until)
     with opened(project) as store, store.read() as conn:
         page = queries.list_executions(
             conn, wanted, limit=limit, cursor=cursor, now=store.now(conn)

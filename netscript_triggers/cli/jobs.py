@@ -39,7 +39,7 @@ def list_(project: ProjectDir = Path(), as_json: AsJson = False) -> None:
         for job in found
     ]
     if as_json:
-        print_json({"jobs": shown, "total": len(shown)})
+        print_json({"jobs": shown, "total": len(shown), "limit": len(shown), "offset": 0})
         return
     print_table(
         ("ID", "TOPIC", "PRIORITY", "ATTEMPTS", "TIMEOUT", "CRON", "NEXT", "SOURCE"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from netscript_workers.store.engine import Store
     from netscript_workers.store.queries import ExecutionFilter
 
+Word = TypeVar("Word", bound=StrEnum)
+
 Ids = Annotated[list[str] | None, typer.Argument(help="Executions.", show_default=False)]
 Status = Annotated[str | None, typer.Option(help="All of this status.", show_default=False)]
 Job = Annotated[str | None, typer.Option(help="All of this job.", show_default=False)]
@@ -27,6 +31,18 @@ Correlation = Annotated[
     str | None, typer.Option("--correlation-id", help="All that one cause led to.")
 ]
 Reason = Annotated[str | None, typer.Option(help="All with this reason.", show_default=False)]
+Statuses = Annotated[
+    list[str] | None,
+    typer.Option(help="Of this status; several, or separated by commas.", show_default=False),
+]
+When = Annotated[
+    datetime | None,
+    typer.Option(
+        formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"],
+        help="In UTC.",
+        show_default=False,
+    ),
+]
 All = Annotated[bool, typer.Option("--all", help="Without any other condition.")]
 
 
@@ -141,26 +157,42 @@ def explanation_of(store: Store, execution_id: str) -> Explanation:
 
 
 def wanted_from(
-    status: str | None,
+    status: str | Sequence[str] | None,
     reason: str | None,
     job: str | None,
     topic: str | None,
     correlation_id: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
 ) -> ExecutionFilter:
     """Return the filter that options ask for; a wrong word is wrong usage."""
     from netscript_workers.domain import ExecutionStatus
     from netscript_workers.domain import Reason as Reasons
     from netscript_workers.store.queries import ExecutionFilter
 
+    statuses = [status] if isinstance(status, str) else status
     return ExecutionFilter(
-        status=None
-        if status is None
-        else ExecutionStatus(one_of(ExecutionStatus, status, "status")),
+        statuses=words_of(ExecutionStatus, statuses, "status"),
         reason=None if reason is None else Reasons(one_of(Reasons, reason, "reason")),
         job_id=job,
         topic=topic,
         correlation_id=correlation_id,
+        created_after=micros_of(since),
+        created_before=micros_of(until),
     )
+
+
+def words_of(known: type[Word], given: Sequence[str] | None, option: str) -> tuple[Word, ...]:
+    """Return words of an enum, which may be repeated or separated by commas."""
+    words = [word for one in given or () for word in one.split(",")]
+    return tuple(dict.fromkeys(known(one_of(known, word, option)) for word in words))
+
+
+def micros_of(when: datetime | None) -> int | None:
+    """Return an instant in UTC as microseconds since the epoch."""
+    from netscript_workers.clock import to_micros
+
+    return None if when is None else to_micros(when)
 
 
 def one_of(known: Any, given: str, option: str) -> str:

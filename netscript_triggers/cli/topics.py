@@ -27,11 +27,11 @@ def list_(project: ProjectDir = Path(), as_json: AsJson = False) -> None:
     store = open_store(load_settings(project))
     try:
         with store.snapshot() as conn:
-            found, more = depths.list_topics(conn, store.dialect, store.now(conn))
+            page = depths.list_topics(conn, store.dialect, store.now(conn))
     finally:
         store.dispose()
     if as_json:
-        print_json({"topics": found, "more": more})
+        print_json(page)
         return
     print_table(
         ("TOPIC", "DEPTH", "OLDEST WAIT S", "RUNNING", "SCHEDULED", "BLOCKED", "PAUSED", "RATE"),
@@ -46,11 +46,11 @@ def list_(project: ProjectDir = Path(), as_json: AsJson = False) -> None:
                 "paused" if one.paused else None,
                 one.rate,
             )
-            for one in found
+            for one in page.topics
         ],
         empty="There are no topics yet. They come with jobs: @job(topic=…)",
     )
-    if more:
+    if page.more:
         typer.echo("There are more.", err=True)
 
 

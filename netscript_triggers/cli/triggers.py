@@ -51,7 +51,8 @@ def list_(
     with opened(project) as store, store.read() as conn:
         found, total = triggers.list_triggers(conn, limit=limit, offset=0, now=store.now(conn))
     if as_json:
-        print_json({"triggers": [shown(one) for one in found], "total": total})
+        page = [shown(one) for one in found]
+        print_json({"triggers": page, "total": total, "limit": limit, "offset": 0})
         return
     print_table(
         ("ID", "KIND", "WHERE", "DISPATCH", "ENABLED", "CIRCUIT", "SOURCE"),

@@ -21,11 +21,11 @@ def list_(project: ProjectDir = Path(), as_json: AsJson = False) -> None:
     store = open_store(load_settings(project))
     try:
         with store.read() as conn:
-            found, total = presence.list_workers(conn, store.now(conn))
+            page = presence.list_workers(conn, store.now(conn))
     finally:
         store.dispose()
     if as_json:
-        print_json({"workers": found, "total": total})
+        print_json(page)
         return
     print_table(
         (
@@ -53,12 +53,12 @@ def list_(project: ProjectDir = Path(), as_json: AsJson = False) -> None:
                 f"{one.started_at:%Y-%m-%d %H:%M:%S}Z",
                 f"{one.age_seconds:.1f} s ago",
             )
-            for one in found
+            for one in page.workers
         ],
         empty="There are no workers. Start one with: netscript worker",
     )
-    if total > len(found):
-        typer.echo(f"and {total - len(found)} more", err=True)
+    if page.next_cursor is not None:
+        typer.echo(f"and {page.total - len(page.workers)} more", err=True)
 
 
 @app.command()

@@ -20,11 +20,16 @@ from netscript_triggers.records import (
 )
 from netscript_triggers.store import states
 from netscript_triggers.store.inbox import Failure
+from netscript_triggers.store.replays import EventFilter
 from netscript_workers.clock import MICROSECONDS, from_micros, to_micros
-from netscript_workers.errors import CursorError, EventNotFoundError
+from netscript_workers.errors import EventNotFoundError
 from netscript_workers.ids import is_id
+from netscript_workers.store import pages
 from netscript_workers.store.dialects import Dialect
+from netscript_workers.store.pages import Source
 from netscript_workers.strict_json import MalformedError, parse
+
+ANY = EventFilter()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,35 +41,43 @@ class EventPage:
 
 
 def list_events(
-    conn: Connection,
-    *,
-    limit: int,
-    cursor: str | None = None,
-    trigger_id: str | None = None,
-    status: EventStatus | None = None,
+    conn: Connection, wanted: EventFilter = ANY, *, limit: int, cursor: str | None = None
 ) -> EventPage:
     """Return a page of events, newest first.
+
+    Args:
+        conn: Where to read.
+        wanted: Which ones.
+        limit: How many at most.
+        cursor: The `next_cursor` of the page before.
 
     Raises:
         CursorError: The cursor is none of ours.
     """
-    if cursor is not None and not is_id(cursor):
-        raise CursorError
-    if trigger_id is not None and "\0" in trigger_id:  # nothing that is stored holds one
+    if wanted.names_nothing():
+        if cursor is not None:
+            pages.read_cursor(cursor, _KIND)
         return EventPage((), None)
-    asked = {
-        "trigger_id = :trigger": ("trigger", trigger_id),
-        "status = :status": ("status", None if status is None else status.value),
-        "id < :cursor": ("cursor", cursor),
-    }
-    used = {condition: pair for condition, pair in asked.items() if pair[1] is not None}
-    where = f"WHERE {' AND '.join(used)}" if used else ""
-    statement = text(
-        f"SELECT {_COLUMNS} FROM netscript_trigger_events {where} ORDER BY id DESC LIMIT :more"
+    asked, bound = wanted.conditions()
+    made, instants = pages.made_between(wanted.received_after, wanted.received_before)
+    first = next((name for name in ("trigger_id", "status") if name in asked), None)
+    rest = tuple(
+        # One index leads; the planner is kept from the other.
+        f"coalesce(status, '') {condition[7:]}" if name == "status" else condition
+        for name, condition in asked.items()
+        if name != first
     )
-    rows = conn.execute(statement, {**dict(used.values()), "more": limit + 1}).all()
-    events = tuple(_record(row) for row in rows[:limit])
-    return EventPage(events, events[-1].id if len(rows) > limit else None)
+    leads = [] if first is None else [asked[first]]
+    if first == "status":  # the index is in the order of the ids for one status only
+        leads = [f"status = :status{n}" for n in range(len(wanted.statuses))]
+    every: list[tuple[str, ...]] = [(one,) for one in leads] or [()]
+    sources = [
+        Source(table=_TABLE, columns=_COLUMNS, lead=(*lead, *made), rest=rest) for lead in every
+    ]
+    rows, following = pages.read_page(
+        conn, sources, {**bound, **instants}, kind=_KIND, limit=limit, cursor=cursor
+    )
+    return EventPage(tuple(_record(row) for row in rows), following)
 
 
 def get_event(conn: Connection, event_id: str) -> EventDetail:
@@ -184,6 +197,8 @@ def _record(row: Row[Any]) -> EventRecord:
     )
 
 
+_KIND = "e"
+_TABLE = "netscript_trigger_events"
 _COLUMNS = (
     "id, trigger_id, kind, status, idempotency_key, executions, attempt, conflict, error, "
     "traceparent, replayed_from, received_at, due_at, finished_at, event_type, reason, note, "

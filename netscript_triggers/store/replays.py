@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache, partial
 from typing import Any
@@ -13,7 +13,9 @@ from sqlalchemy import Connection, TextClause, text
 from netscript_triggers.events import EventStatus
 from netscript_workers.errors import EventNotFoundError, PayloadInvalidError, StateError
 from netscript_workers.ids import is_id, new_id
-from netscript_workers.store.bulk import Changed, ids_in_chunks
+from netscript_workers.options import is_storable
+from netscript_workers.store import pages
+from netscript_workers.store.bulk import EVERYTHING, Bounds, Changed, change_in_chunks
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.engine import Store
 
@@ -31,7 +33,7 @@ _STATES = ", ".join(f"'{status.value}'" for status in REPLAYABLE)
 class EventFilter:
     """Which events; None for any. Times in microseconds since the epoch."""
 
-    status: EventStatus | None = None
+    statuses: tuple[EventStatus, ...] = ()
     trigger_id: str | None = None
     event_type: str | None = None
     received_after: int | None = None
@@ -40,12 +42,11 @@ class EventFilter:
     @property
     def is_empty(self) -> bool:
         """Whether every event meets it."""
-        return all(getattr(self, one.name) is None for one in fields(self))
+        return all(getattr(self, one.name) in {None, ()} for one in fields(self))
 
-    def conditions(self) -> tuple[list[str], dict[str, Any]]:
-        """Return what a row must meet, and the values that this names."""
+    def conditions(self) -> tuple[dict[str, str], dict[str, Any]]:
+        """Return what a row must meet, by what it is about, and the values that this names."""
         operators = {
-            "status": "status =",
             "trigger_id": "trigger_id =",
             "event_type": "event_type =",
             "received_after": "received_at >=",
@@ -53,13 +54,18 @@ class EventFilter:
         }
         given = {name: getattr(self, name) for name in operators}
         bound = {name: value for name, value in given.items() if value is not None}
-        asked = [f"{operators[name]} :{name}" for name in bound]
-        # A driver that knows nothing of enums would bind their names.
-        return asked, {name: getattr(value, "value", value) for name, value in bound.items()}
+        asked = {name: f"{operators[name]} :{name}" for name in bound}
+        if self.statuses:
+            # A driver that knows nothing of enums would bind their names.
+            words = {f"status{n}": one.value for n, one in enumerate(self.statuses)}
+            asked["status"] = f"status IN ({', '.join(f':{name}' for name in words)})"
+            bound |= words
+        return asked, bound
 
     def names_nothing(self) -> bool:
         """Tell whether a value holds what no stored one can."""
-        return any("\0" in one for one in self.conditions()[1].values() if isinstance(one, str))
+        values = self.conditions()[1].values()
+        return not all(is_storable(one) for one in values if isinstance(one, str))
 
 
 def replay(store: Store, event_id: str, *, note: str | None = None) -> str:
@@ -102,6 +108,7 @@ def replay_many(
     *,
     force: bool = False,
     note: str | None = None,
+    bounds: Bounds = EVERYTHING,
 ) -> Changed:
     """Replay events, a few hundred per transaction; counted exactly.
 
@@ -113,25 +120,37 @@ def replay_many(
         ids: Only of these.
         force: As new events, which enqueue anew.
         note: Why, in somebody's words.
+        bounds: How far to go.
 
     Raises:
+        CursorError: The cursor is none of a bulk change.
         PayloadInvalidError: Events of this status can't be replayed.
     """
-    if wanted.status is None and ids is None:
-        wanted = replace(wanted, status=EventStatus.DEAD)
-    if wanted.status is not None and wanted.status not in REPLAYABLE:
-        raise PayloadInvalidError(
-            f"Events that are {wanted.status} can't be replayed.",
-            hint=f"Use the status {', '.join(REPLAYABLE[:-1])} or {REPLAYABLE[-1]}.",
-        )
+    if not wanted.statuses and ids is None:
+        wanted = replace(wanted, statuses=(EventStatus.DEAD,))
+    for status in wanted.statuses:
+        if status not in REPLAYABLE:
+            raise PayloadInvalidError(
+                f"Events that are {status} can't be replayed.",
+                hint=f"Use the status {', '.join(REPLAYABLE[:-1])} or {REPLAYABLE[-1]}.",
+            )
     change = partial(_as_new, body=None, note=note) if force else partial(_again, note=note)
-    named = None if ids is None else sorted(set(ids))
-    met = count = 0
-    for found in _chunks(store, wanted, named):
-        met += len(found)
+
+    def run(found: Sequence[str]) -> int:
         with store.begin() as conn:
-            count += len(change(conn, store.dialect, found, now=store.now(conn)))
-    return Changed(count=count, skipped=(met if named is None else len(named)) - count)
+            return len(change(conn, store.dialect, found, now=store.now(conn)))
+
+    asked, bound = wanted.conditions()
+    made, instants = pages.made_between(wanted.received_after, wanted.received_before)
+    return change_in_chunks(
+        store,
+        "netscript_trigger_events",
+        None if wanted.names_nothing() else [*asked.values(), *made, "received_at <= :began"],
+        {**bound, **instants},
+        ids,
+        bounds,
+        run,
+    )
 
 
 def _one(store: Store, event_id: str, change: Callable[..., list[str]]) -> list[str]:
@@ -172,15 +191,6 @@ def _as_new(
         bound["body"] = body
     made = conn.execute(_insert_new(dialect, edited=body is not None), bound)
     return [str(id_) for id_ in made.scalars()]
-
-
-def _chunks(store: Store, wanted: EventFilter, ids: Sequence[str] | None) -> Iterator[list[str]]:
-    """Yield the ids that meet the filter now, in their order."""
-    if wanted.names_nothing():
-        return iter(())
-    conditions, bound = wanted.conditions()
-    conditions.append("received_at <= :began")
-    return ids_in_chunks(store, "netscript_trigger_events", conditions, bound, ids)
 
 
 _STATUS = text("SELECT status FROM netscript_trigger_events WHERE id = :id")

@@ -20,6 +20,7 @@ from netscript_triggers.records import CircuitRecord, TriggerRecord
 from netscript_triggers.store import states
 from netscript_workers.clock import from_micros
 from netscript_workers.errors import TriggerNotFoundError
+from netscript_workers.options import is_storable
 from netscript_workers.payloads import to_json
 from netscript_workers.store.engine import Store
 
@@ -56,7 +57,7 @@ def get_trigger(conn: Connection, trigger_id: str, *, now: int) -> TriggerRecord
     Raises:
         TriggerNotFoundError: There is none; the error names the nearest.
     """
-    row = conn.execute(_ONE, {"id": trigger_id}).one_or_none() if "\0" not in trigger_id else None
+    row = conn.execute(_ONE, {"id": trigger_id}).one_or_none() if is_storable(trigger_id) else None
     if row is None:
         raise TriggerNotFoundError(trigger_id, conn.execute(_IDS).scalars())
     return _record(row, states.get(conn, trigger_id), now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from typing import Any
 
@@ -48,6 +49,18 @@ class Answer(Response):
     def __init__(self, content: Any, status_code: int = 200) -> None:
         """Answer with `content`."""
         super().__init__(to_bytes(plain(content)), status_code)
+
+
+def tagged(request: Request, content: Any) -> Response:
+    """Answer with `content`, or that it is what the caller has."""
+    answer = Answer(content)
+    tag = f'W/"{hashlib.sha256(answer.body).hexdigest()[:32]}"'
+    given = request.headers.get("if-none-match", "")
+    known = {one.strip().removeprefix("W/") for one in given.split(",")}
+    if known & {tag.removeprefix("W/"), "*"}:
+        return Response(status_code=304, headers={"ETag": tag})
+    answer.headers["ETag"] = tag
+    return answer
 
 
 class Problem(Response):

@@ -7,15 +7,18 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 from fastapi import APIRouter, FastAPI
+from starlette.routing import Route
 
 from netscript_workers.addresses import Clients
-from netscript_workers.api import auditing, login, topics, workers
+from netscript_workers.api import auditing, login, tasks, topics, workers
 from netscript_workers.api.access import AccessTable
 from netscript_workers.api.answers import add_handlers
 from netscript_workers.api.auditing import Recorder
 from netscript_workers.api.authentication import Authentication
+from netscript_workers.api.document import describe, operation_id
 from netscript_workers.api.executions import executions
 from netscript_workers.api.guard import Guard
+from netscript_workers.api.methods import Methods
 from netscript_workers.api.routes import api, health
 from netscript_workers.api.services import Services
 from netscript_workers.tokens import Tokens
@@ -65,12 +68,23 @@ def create_app(
         redoc_url=None,
         openapi_url="/api/openapi.json",
         lifespan=lifespan,
+        generate_unique_id_function=operation_id,
+        redirect_slashes=False,
     )
     app.state.services = services
     add_handlers(app)
     table = AccessTable()
     recorder = Recorder(services.store)
     authentication = Authentication(doors.tokens, rate=doors.rate, clients=doors.clients)
+    own = (health, api, tasks.routes, executions, topics.routes, workers.routes, auditing.routes)
+    every = (*own, login.routes(authentication, recorder, doors.public_url), *routers)
+    for router in every:
+        app.include_router(router)
+    table.check(app.routes)
+    routes = [*app.routes, *(route for router in every for route in router.routes)]
+    found = [route for route in routes if isinstance(route, Route)]
+    app.openapi = describe(app, found)  # type: ignore[method-assign]
+    app.add_middleware(Methods, routes=found)
     app.add_middleware(
         Guard,
         table=table,
@@ -79,9 +93,4 @@ def create_app(
         public_url=doors.public_url,
         insecure=doors.insecure,
     )
-    own = (health, api, executions, topics.routes, workers.routes, auditing.routes)
-    pages = login.routes(authentication, recorder, doors.public_url)
-    for router in (*own, pages, *routers):
-        app.include_router(router)
-    table.check(app.routes)
     return app

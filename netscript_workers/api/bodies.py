@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from fastapi import Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from netscript_workers.api.answers import MalformedRequestError
+from netscript_workers.api.services import Instant
 from netscript_workers.domain import IdempotencyMode
 from netscript_workers.errors import PayloadInvalidError, PayloadTooLargeError
 from netscript_workers.options import MAX_KEY_LENGTH
 from netscript_workers.payloads import MAX_JSON_BYTES, fault_details
 from netscript_workers.strict_json import MalformedError, parse
+
+MAX_HEADER_KEY = 255
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -25,7 +28,7 @@ class TriggerOptions(BaseModel):
 
     priority: int | None = Field(None, ge=0, le=100, description="Higher first; the job's own.")
     delay: float | None = Field(None, ge=0, le=1e9, description="Seconds from now.")
-    run_at: AwareDatetime | None = Field(None, description="The instant to run it, RFC 3339.")
+    run_at: Instant | None = Field(None, description="The instant to run it, RFC 3339.")
     correlation_id: str | None = Field(None, min_length=1, max_length=MAX_KEY_LENGTH)
     concurrency_key: str | None = Field(
         None,
@@ -55,12 +58,27 @@ def trigger_options(request: Request) -> TriggerOptions:
         PayloadInvalidError: One can't be used, or is not known.
     """
     given: dict[str, Any] = dict(request.query_params)
+    check_key_header(request)
     for name in TriggerOptions.model_fields:
         header = name.replace("_", "-")
         value = request.headers.get(header, request.headers.get(f"x-{header}"))
         if value is not None:
             given.setdefault(name, value)
     return fit(TriggerOptions, given)
+
+
+def check_key_header(request: Request) -> None:
+    """Refuse an `Idempotency-Key` that others could write in another way.
+
+    Raises:
+        PayloadInvalidError: It is longer than 255 characters, or holds what is not printable ASCII.
+    """
+    for name in ("idempotency-key", "x-idempotency-key"):
+        key = request.headers.get(name, "")
+        if len(key) > MAX_HEADER_KEY or not (key.isascii() and key.isprintable()):
+            raise PayloadInvalidError(
+                f"{name.title()} must have 1 to {MAX_HEADER_KEY} printable ASCII characters."
+            )
 
 
 def fit(model: type[M], given: Mapping[str, Any]) -> M:
@@ -119,4 +137,5 @@ def parameters() -> list[dict[str, Any]]:
         for name, part in schema.items()
     ]
     key = {"name": "Idempotency-Key", "in": "header", "required": False}
-    return [*found, {**key, "schema": {"type": "string"}}]
+    schema = {"type": "string", "minLength": 1, "maxLength": MAX_HEADER_KEY, "pattern": "^[ -~]+$"}
+    return [*found, {**key, "schema": schema}]

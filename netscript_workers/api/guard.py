@@ -118,7 +118,8 @@ class Guard:
         if caller is not None:
             scope[CALLER] = caller
         if found.access is None:
-            return _missing(found)
+            # Behind this it is said which methods the path has.
+            return None if found.allowed else Problem(404, "not-found")
         needed = found.access.role
         if needed is not None:
             assert caller is not None
@@ -208,14 +209,6 @@ def caller_of(scope: Scope) -> Caller | None:
 
 def _is_ours(path: str) -> bool:
     return path in ("/", "/metrics") or path.startswith("/api/") or path == "/api"
-
-
-def _missing(found: Found) -> Problem:
-    if not found.allowed:
-        return Problem(404, "not-found")
-    answer = Problem(405, "method")
-    answer.headers["Allow"] = ", ".join(found.allowed)
-    return answer
 
 
 def _headers_of(scope: Scope) -> dict[bytes, str]:

@@ -12,13 +12,16 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from netscript_workers.actions import PreparedJob, prepare
 from netscript_workers.clock import from_micros
+from netscript_workers.domain import ExecutionKind
 from netscript_workers.errors import (
     JobNotFoundError,
     PayloadInvalidError,
     PayloadTooLargeError,
     StoreUnavailableError,
+    TaskNotFoundError,
 )
 from netscript_workers.jobs import JobDefinition
+from netscript_workers.options import is_storable
 from netscript_workers.payloads import fingerprint, to_json, to_stored_json
 from netscript_workers.rates import limit_of
 from netscript_workers.records import JobRecord
@@ -54,27 +57,37 @@ def _differ(known: Row[Any], row: Mapping[str, Any]) -> bool:
     return any(getattr(known, name) != row[name] for name in ("max_concurrency", "rate"))
 
 
-def list_jobs(conn: Connection, *, limit: int, offset: int) -> tuple[list[JobRecord], int]:
-    """Return registered jobs by id, and how many there are in all."""
-    rows = conn.execute(_PAGE, {"limit": limit, "offset": offset})
+def list_jobs(
+    conn: Connection, *, limit: int, offset: int, kind: ExecutionKind = "job"
+) -> tuple[list[JobRecord], int]:
+    """Return registered jobs, or tasks, by id, and how many there are in all."""
+    rows = conn.execute(_PAGE, {"limit": limit, "offset": offset, "kind": kind})
     found = [_record(row) for row in rows]
-    return found, int(conn.execute(_COUNT).scalar_one())
+    return found, int(conn.execute(_COUNT, {"kind": kind}).scalar_one())
 
 
-def get_job(conn: Connection, job_id: str, also: Iterable[str] = ()) -> JobRecord:
-    """Return a registered job.
+def get_job(
+    conn: Connection,
+    job_id: str,
+    also: Iterable[str] = (),
+    kind: ExecutionKind | None = None,
+) -> JobRecord:
+    """Return a registered job or task.
 
     Args:
         conn: Where to read.
         job_id: Its id.
         also: More ids that may have been meant.
+        kind: Which of the two it must be; None for either.
 
     Raises:
-        JobNotFoundError: There is none; the error names the nearest.
+        NotFoundError: There is none; the error names the nearest.
     """
-    row = conn.execute(_ONE, {"id": job_id}).one_or_none() if "\0" not in job_id else None
-    if row is None:
-        raise JobNotFoundError(job_id, {*conn.execute(_IDS).scalars(), *also})
+    row = conn.execute(_ONE, {"id": job_id}).one_or_none() if is_storable(job_id) else None
+    if row is None or kind not in {None, row.kind}:
+        known = [one.id for one in conn.execute(_IDS) if kind in {None, one.kind}]
+        error = TaskNotFoundError if kind == "task" else JobNotFoundError
+        raise error(job_id, {*known, *also})
     return _record(row)
 
 
@@ -224,11 +237,12 @@ def _record(row: Row[Any]) -> JobRecord:
 
 
 _ALL = text(f"SELECT {_COLUMNS} FROM netscript_job_definitions")
-_IDS = text("SELECT id FROM netscript_job_definitions ORDER BY id")
-_COUNT = text("SELECT count(*) FROM netscript_job_definitions")
+_IDS = text("SELECT id, kind FROM netscript_job_definitions ORDER BY id")
+_COUNT = text("SELECT count(*) FROM netscript_job_definitions WHERE kind = :kind")
 _ONE = text(f"SELECT {_COLUMNS} FROM netscript_job_definitions WHERE id = :id")
 _PAGE = text(
-    f"SELECT {_COLUMNS} FROM netscript_job_definitions ORDER BY id LIMIT :limit OFFSET :offset"
+    f"SELECT {_COLUMNS} FROM netscript_job_definitions WHERE kind = :kind "
+    "ORDER BY id LIMIT :limit OFFSET :offset"
 )
 _PUT = text(
     """

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, TextClause, text
 
 from netscript_workers.clock import MICROSECONDS
 from netscript_workers.records import TopicRecord
+from netscript_workers.store import pages
 from netscript_workers.store.claims import ready_topics
 from netscript_workers.store.dialects import Dialect
 
@@ -19,22 +20,40 @@ COUNTED = 10_000
 MAX_LISTED = 1_000
 
 
+@dataclass(frozen=True, slots=True)
+class TopicPage:
+    """Topics by name, whether there are more, and the cursor of those."""
+
+    topics: tuple[TopicRecord, ...]
+    more: bool
+    next_cursor: str | None
+
+
 def list_topics(
-    conn: Connection, dialect: Dialect, now: int
-) -> tuple[tuple[TopicRecord, ...], bool]:
+    conn: Connection,
+    dialect: Dialect,
+    now: int,
+    *,
+    limit: int = MAX_LISTED,
+    cursor: str | None = None,
+) -> TopicPage:
     """Return the topics of registered jobs, those that were paused or limited, and those in use.
 
     Read it from a snapshot: it is several statements.
 
-    Returns:
-        The first thousand by name, and whether there are more.
+    Raises:
+        CursorError: The cursor is none of ours.
     """
+    after = "" if cursor is None else pages.read_name(cursor)
     others = _others(conn)
     told = {row.name: row for row in conn.execute(_TOLD)}
     names = {topic for topic, _ in others.counts} | set(told) | set(ready_topics(conn))
     names.update(conn.execute(_OF_JOBS).scalars())
-    listed = sorted(names)[:MAX_LISTED]
-    return _records(conn, dialect, listed, now, others), len(names) > len(listed)
+    wanted = sorted(name for name in names if name > after)
+    listed = wanted[:limit]
+    more = len(wanted) > len(listed)
+    following = pages.write_name(listed[-1]) if more else None
+    return TopicPage(_records(conn, dialect, listed, now, others), more, following)
 
 
 def get_topic(conn: Connection, dialect: Dialect, topic: str, now: int) -> TopicRecord:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Row, text
@@ -12,20 +13,43 @@ from netscript_workers.clock import MICROSECONDS, from_micros
 from netscript_workers.errors import StateError, WorkerNotFoundError
 from netscript_workers.ids import is_id
 from netscript_workers.records import WorkerInfo
+from netscript_workers.store import pages
 from netscript_workers.store.engine import Store
 from netscript_workers.topics import load_served
 
+_KIND = "w"
+_LAST_ID = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 # More workers than this are counted and not listed; of one, so many executions are named.
 MAX_LISTED = 1_000
 MAX_NAMED = 100
 
 
-def list_workers(conn: Connection, now: int) -> tuple[tuple[WorkerInfo, ...], int]:
-    """Return the workers on the list, the newest first, and how many there are."""
-    rows = conn.execute(_LIST, {"limit": MAX_LISTED}).all()
-    total = int(conn.execute(_COUNT).scalar_one()) if len(rows) == MAX_LISTED else len(rows)
+@dataclass(frozen=True, slots=True)
+class WorkerPage:
+    """Workers, the newest first, how many there are in all, and the cursor of the next page."""
+
+    workers: tuple[WorkerInfo, ...]
+    total: int
+    next_cursor: str | None
+
+
+def list_workers(
+    conn: Connection, now: int, *, limit: int = MAX_LISTED, cursor: str | None = None
+) -> WorkerPage:
+    """Return workers on the list, the newest first.
+
+    Raises:
+        CursorError: The cursor is none of ours.
+    """
+    before = _LAST_ID if cursor is None else pages.read_cursor(cursor, _KIND)
+    rows = conn.execute(_LIST, {"limit": limit + 1, "before": before}).all()
+    listed = rows[:limit]
     runs = _runs(conn, None)
-    return tuple(_info(row, runs, now) for row in rows), total
+    return WorkerPage(
+        tuple(_info(row, runs, now) for row in listed),
+        int(conn.execute(_COUNT).scalar_one()),
+        pages.write_cursor(str(listed[-1].id), _KIND) if len(rows) > limit else None,
+    )
 
 
 def get_worker(conn: Connection, worker_id: str, now: int) -> WorkerInfo:
@@ -113,7 +137,9 @@ _COLUMNS = (
     "id, host, pid, version, state, concurrency, jobs, topics, started_at, heartbeat_at, "
     "lease_until, stalled_at, drain_requested"
 )
-_LIST = text(f"SELECT {_COLUMNS} FROM netscript_workers ORDER BY id DESC LIMIT :limit")
+_LIST = text(
+    f"SELECT {_COLUMNS} FROM netscript_workers WHERE id < :before ORDER BY id DESC LIMIT :limit"
+)
 _ONE = text(f"SELECT {_COLUMNS} FROM netscript_workers WHERE id = :id")
 _COUNT = text("SELECT count(*) FROM netscript_workers")
 _CLAIMING = "lease_until > :now AND state = 'running' AND NOT drain_requested"

@@ -15,8 +15,9 @@ from sqlalchemy import Connection, Row, TextClause, text
 
 from netscript_workers.clock import from_micros
 from netscript_workers.domain import FINAL_STATUSES, ExecutionStatus, Reason
-from netscript_workers.errors import CursorError, ExecutionNotFoundError
+from netscript_workers.errors import ExecutionNotFoundError
 from netscript_workers.ids import is_id
+from netscript_workers.options import is_storable
 from netscript_workers.records import (
     AttemptRecord,
     ExecutionDetail,
@@ -25,7 +26,9 @@ from netscript_workers.records import (
     ProgressRecord,
     StepRecord,
 )
+from netscript_workers.store import pages
 from netscript_workers.store.dialects import Dialect
+from netscript_workers.store.pages import Source
 
 # What finished executions are, that ended for this reason; the other reasons are of live ones.
 _ENDS = {
@@ -45,14 +48,15 @@ _ENDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionFilter:
-    """Which executions to list; None for any.
+    """Which executions; None, and no status, for any.
 
     Attributes:
+        statuses: One of these.
         created_after: Made at this instant or later, in microseconds since the epoch.
         created_before: Made before this instant.
     """
 
-    status: ExecutionStatus | None = None
+    statuses: tuple[ExecutionStatus, ...] = ()
     reason: Reason | None = None
     job_id: str | None = None
     topic: str | None = None
@@ -63,26 +67,30 @@ class ExecutionFilter:
     @property
     def is_empty(self) -> bool:
         """Whether every execution meets it."""
-        return all(getattr(self, one.name) is None for one in fields(self))
+        return all(getattr(self, one.name) in {None, ()} for one in fields(self))
 
-    def conditions(self) -> tuple[list[str], dict[str, Any]]:
-        """Return what a row must meet, and the values that this names."""
-        bound = {
-            name: value
-            for name in ("status", "reason", "job_id", "topic", "correlation_id")
+    def conditions(self) -> tuple[dict[str, str], dict[str, Any]]:
+        """Return what a row must meet, by what it is about, and the values that this names."""
+        bound: dict[str, Any] = {
+            name: getattr(value, "value", value)  # a driver would bind the names of enums
+            for name in ("reason", "job_id", "topic", "correlation_id")
             if (value := getattr(self, name)) is not None
         }
-        asked = [f"{name} = :{name}" for name in bound]
+        asked = {name: f"{name} = :{name}" for name in bound}
+        if self.statuses:
+            words = {f"status{n}": one.value for n, one in enumerate(self.statuses)}
+            asked["status"] = f"status IN ({', '.join(f':{name}' for name in words)})"
+            bound |= words
         for name, operator in (("created_after", ">="), ("created_before", "<")):
             if (value := getattr(self, name)) is not None:
-                asked.append(f"created_at {operator} :{name}")
+                asked[name] = f"created_at {operator} :{name}"
                 bound[name] = value
-        # A driver that knows nothing of enums would bind their names.
-        return asked, {name: getattr(value, "value", value) for name, value in bound.items()}
+        return asked, bound
 
     def names_nothing(self) -> bool:
         """Tell whether a value holds what no stored one can."""
-        return any("\0" in one for one in self.conditions()[1].values() if isinstance(one, str))
+        values = self.conditions()[1].values()
+        return not all(is_storable(one) for one in values if isinstance(one, str))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,27 +116,16 @@ def list_executions(
     Raises:
         CursorError: The cursor is none of ours.
     """
-    if cursor is not None and not is_id(cursor):
-        raise CursorError
     if wanted.names_nothing():
+        if cursor is not None:
+            pages.read_cursor(cursor, _KIND)
         return Page((), None)
-    if wanted.status is None and wanted.reason is not None and wanted.reason in _ENDS:
+    if not wanted.statuses and wanted.reason is not None and wanted.reason in _ENDS:
         # There is an index of finished executions by their status, and none by their reason.
-        wanted = replace(wanted, status=_ENDS[wanted.reason])
-    conditions, bound = wanted.conditions()
-    if cursor is not None:
-        conditions.append("id < :cursor")
-        bound["cursor"] = cursor
-    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-    sources = [
-        f"SELECT * FROM (SELECT {columns} FROM {table} {where} "
-        f"ORDER BY id DESC LIMIT :more) AS {name}"
-        for name, table, columns in _sources(wanted)
-    ]
-    statement = text(f"{' UNION ALL '.join(sources)} ORDER BY id DESC LIMIT :more")
-    rows = conn.execute(statement, {**bound, "more": limit + 1}).all()
-    records = tuple(_record(row, now) for row in rows[:limit])
-    return Page(records, records[-1].id if len(rows) > limit else None)
+        wanted = replace(wanted, statuses=(_ENDS[wanted.reason],))
+    sources, bound = _sources(wanted)
+    rows, following = pages.read_page(conn, sources, bound, kind=_KIND, limit=limit, cursor=cursor)
+    return Page(tuple(_record(row, now) for row in rows), following)
 
 
 def get_execution(conn: Connection, execution_id: str, *, now: int) -> ExecutionDetail:
@@ -171,10 +168,46 @@ def _find(conn: Connection, execution_id: str) -> Row[Any]:
     return row
 
 
-def _sources(wanted: ExecutionFilter) -> Sequence[tuple[str, str, str]]:
-    if wanted.status is None:
-        return (_LIVE, _HISTORY) if wanted.reason is None else (_LIVE,)
-    return (_HISTORY,) if wanted.status in FINAL_STATUSES else (_LIVE,)
+def _sources(wanted: ExecutionFilter) -> tuple[list[Source], dict[str, Any]]:
+    """Return where to look, led by what there is an index of."""
+    asked, bound = wanted.conditions()
+    made, instants = pages.made_between(wanted.created_after, wanted.created_before)
+    sources: list[Source] = []
+    live = [one for one in wanted.statuses if one not in FINAL_STATUSES]
+    if live or not wanted.statuses:
+        _, table, columns = _LIVE
+        rest = tuple(asked.values())
+        sources.append(Source(table=table, columns=columns, lead=tuple(made), rest=rest))
+    final = [one for one in wanted.statuses if one in FINAL_STATUSES]
+    if not (final or (not wanted.statuses and wanted.reason is None)):
+        return sources, {**bound, **instants}
+    _, table, columns = _HISTORY
+    first = next((name for name in _leads(final) if name in asked), None)
+    # One index leads; the planner is kept from the others, which may know of very many more rows.
+    rest = tuple(
+        _by_row(condition) if name in _INDEXED else condition
+        for name, condition in asked.items()
+        if name != first
+    )
+    leads = [] if first is None else [asked[first]]
+    if first == "status":  # the index is in the order of the ids for one status only
+        leads = [f"status = :status{wanted.statuses.index(one)}" for one in final]
+    sources += [
+        Source(table=table, columns=columns, lead=(lead, *made), rest=rest) for lead in leads
+    ] or [Source(table=table, columns=columns, lead=tuple(made), rest=rest)]
+    return sources, {**bound, **instants}
+
+
+def _leads(final: Sequence[ExecutionStatus]) -> tuple[str, ...]:
+    # What has not completed is rare, most of the time.
+    if ExecutionStatus.COMPLETED in final:
+        return ("correlation_id", "job_id", "topic", "status")
+    return ("correlation_id", "status", "job_id", "topic")
+
+
+def _by_row(condition: str) -> str:
+    column, _, rest = condition.partition(" ")
+    return f"coalesce({column}, '') {rest}"
 
 
 def _record(row: Row[Any], now: int) -> ExecutionRecord:
@@ -246,6 +279,8 @@ def _when(micros: int | None) -> Any:
     return None if micros is None else from_micros(micros)
 
 
+_KIND = "x"
+_INDEXED = frozenset({"job_id", "status", "topic", "correlation_id"})
 _SHARED = (
     "id, job_id, kind, topic, status, triggered_by, trigger_event_id, payload, error, attempt, "
     "max_attempts, priority, idempotency_key, concurrency_key, correlation_id, traceparent, "

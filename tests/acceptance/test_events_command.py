@@ -42,6 +42,9 @@ def tenants(event):
     return enqueue_job(ship, {"order": event.path_params["tenant"]})
 """
 
+# Of a bulk change that has looked at everything.
+ALL_SEEN = {"more": False, "next_cursor": None, "dry_run": False}
+
 
 class Shop:
     def __init__(self, place: Path, url: str, port: int) -> None:
@@ -120,8 +123,10 @@ def test_a_disabled_webhook_is_tested_in_vain_and_bulk_replays_are_asked_about(s
     shop.call("events", "replay", code=2)
     shop.call("events", "replay", "--all", code=1)  # nobody answers the question
     told = shop.json("events", "replay", "--all", "--yes")
-    assert told == {"count": 0, "skipped": 0}
+    assert told == {"count": 0, "skipped": 0, **ALL_SEEN}
     shop.call("events", "list", "--status", "nonsense", code=2)
+    some = ("--status", "dead", "--status", "failed", "--until", "2020-01-01", "--type", "sale")
+    assert shop.json("events", "list", *some) == {"events": [], "next_cursor": None}
     shop.call("events", "replay", "--status", "pending", "--yes", code=2)
     shop.call("triggers", "test", "by-hand", code=1)
     shop.call("triggers", "fire", "by-hand", "--payload", "{", code=2)

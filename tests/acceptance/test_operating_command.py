@@ -29,6 +29,9 @@ async def a(ctx: JobContext[Order]) -> str:
     return ctx.payload.id
 """
 
+# Of a bulk change that has looked at everything.
+ALL_SEEN = {"more": False, "next_cursor": None, "dry_run": False}
+
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
@@ -91,12 +94,17 @@ def test_dead_letters_are_edited_discarded_and_retried_by_a_condition(
     assert told.stdout == f"{two} is discarded.\n"
     listed = call(project, "executions", "list", "--reason", "discarded", "--json")
     assert [row["id"] for row in json.loads(listed.stdout)["executions"]] == [two]
+    some = ("--status", "cancelled,completed", "--since", "2020-01-01", "--json")
+    listed = call(project, "executions", "list", *some)
+    assert [row["id"] for row in json.loads(listed.stdout)["executions"]] == [two]
+    listed = call(project, "executions", "list", "--until", "2020-01-01", "--json")
+    assert json.loads(listed.stdout) == {"executions": [], "next_cursor": None}
     listed = call(project, "executions", "list", "--correlation-id", "none", "--json")
     assert json.loads(listed.stdout)["executions"] == []
     told = call(project, "executions", "retry", "--job", "a", "--reason", "error")
     assert told.stdout == "4 executions run again.\n"
     told = call(project, "executions", "cancel", "--all", "--json")
-    assert json.loads(told.stdout) == {"count": 5, "skipped": 0}
+    assert json.loads(told.stdout) == {"count": 5, "skipped": 0, **ALL_SEEN}
 
 
 @pytest.mark.parametrize(

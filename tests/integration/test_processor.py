@@ -10,6 +10,7 @@ import pytest
 from netscript_triggers import WebhookEvent, enqueue_job, processor
 from netscript_triggers.events import EventStatus
 from netscript_triggers.store import inbox, queries, runs
+from netscript_triggers.store.replays import EventFilter
 from netscript_workers import Retry
 from netscript_workers.domain import NewWork
 from netscript_workers.errors import CursorError, EventNotFoundError
@@ -205,9 +206,11 @@ async def test_events_are_listed_newest_first_in_pages(store: Store) -> None:
         rest = queries.list_events(conn, limit=4, cursor=first.next_cursor)
         assert [event.id for event in rest.events] == ids[1::-1]
         assert rest.next_cursor is None
-        mine = queries.list_events(conn, limit=9, trigger_id="two", status=EventStatus.PENDING)
+        mine = queries.list_events(
+            conn, EventFilter(trigger_id="two", statuses=(EventStatus.PENDING,)), limit=9
+        )
         assert [event.id for event in mine.events] == ids[5:]
-        assert queries.list_events(conn, limit=9, trigger_id="\0").events == ()
+        assert queries.list_events(conn, EventFilter(trigger_id="\0"), limit=9).events == ()
         with pytest.raises(CursorError):
             queries.list_events(conn, limit=4, cursor="nonsense")
         for bad in ("nonsense", new().id, "\0"):

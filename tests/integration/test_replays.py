@@ -273,7 +273,7 @@ async def test_many_are_replayed_by_a_filter_and_counted_exactly(store: Store, f
     told = replays.replay_many(store, EventFilter(), [other[2], other[2], new_id()])
     assert (told.count, told.skipped) == (1, 1)
     with pytest.raises(PayloadInvalidError, match="processing can't be replayed"):
-        replays.replay_many(store, EventFilter(status=EventStatus.PROCESSING))
+        replays.replay_many(store, EventFilter(statuses=(EventStatus.PROCESSING,)))
 
 
 async def test_two_bulk_replays_at_once_replay_each_event_once(store: Store) -> None:

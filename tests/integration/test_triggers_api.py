@@ -293,11 +293,11 @@ async def test_many_are_replayed_by_a_filter(store: Store) -> None:
         for body in ({}, {"force": True}, {"all": "false"}, {"ids": ["x"]}, {"status": "pending"}):
             problem(await api.post(url, json=body), 422, "payload-invalid")
         told = (await api.post(url, json={"trigger_id": "other", "force": True})).json()
-        assert told == {"count": 2, "skipped": 0}
+        assert (told["count"], told["skipped"]) == (2, 0)
         told = (await api.post(url, json={"ids": [*mine[:2], new_id()]})).json()
-        assert told == {"count": 2, "skipped": 1}
+        assert (told["count"], told["skipped"]) == (2, 1)
         told = (await api.post(url, json={"received_before": "2020-01-01T00:00:00Z"})).json()
-        assert told == {"count": 0, "skipped": 0}
+        assert (told["count"], told["skipped"]) == (0, 0)
         assert (await api.post(url, json={"all": True})).json()["count"] == len(mine + other) - 2
 
 

@@ -170,8 +170,8 @@ def test_a_tick_that_was_planned_for_a_small_table_costs_no_more_in_a_large_one(
     "wanted",
     [
         ExecutionFilter(),
-        ExecutionFilter(status=ExecutionStatus.COMPLETED),
-        ExecutionFilter(status=ExecutionStatus.QUEUED),
+        ExecutionFilter(statuses=(ExecutionStatus.COMPLETED,)),
+        ExecutionFilter(statuses=(ExecutionStatus.QUEUED,)),
         ExecutionFilter(job_id="a"),
         ExecutionFilter(topic="default"),
     ],

@@ -18,16 +18,16 @@ from tests.kit import Hand, lose, new, put, run
 
 def workers(store: Store) -> tuple[WorkerInfo, ...]:
     with store.read() as conn:
-        found, total = presence.list_workers(conn, store.now(conn))
-    assert total == len(found)
-    return found
+        page = presence.list_workers(conn, store.now(conn))
+    assert page.total == len(page.workers)
+    return page.workers
 
 
 def listed(store: Store) -> dict[str, TopicRecord]:
     with store.snapshot() as conn:
-        found, more = depths.list_topics(conn, store.dialect, store.now(conn))
-    assert not more
-    return {one.name: one for one in found}
+        page = depths.list_topics(conn, store.dialect, store.now(conn))
+    assert not page.more
+    return {one.name: one for one in page.topics}
 
 
 def test_a_worker_is_shown_with_what_it_runs(store: Store) -> None:
