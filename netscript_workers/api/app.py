@@ -13,6 +13,7 @@ from netscript_workers.api.executions import executions
 from netscript_workers.api.guard import Guard
 from netscript_workers.api.routes import api, health
 from netscript_workers.api.services import Services
+from netscript_workers.api.subscribe import stream
 
 
 def create_app(
@@ -38,6 +39,6 @@ def create_app(
     app.state.services = services
     add_handlers(app)
     app.add_middleware(Guard)
-    for router in (health, api, executions, topics.routes, workers.routes, *routers):
+    for router in (health, api, executions, stream, topics.routes, workers.routes, *routers):
         app.include_router(router)
     return app

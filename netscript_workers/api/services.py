@@ -12,6 +12,7 @@ from netscript_workers.actions import JobCatalog
 from netscript_workers.jobs import JobDefinition
 from netscript_workers.store.engine import Store
 from netscript_workers.store.writer import Writer
+from netscript_workers.streaming.feed import Feed
 
 MAX_LIMIT = 200
 
@@ -26,6 +27,7 @@ class Services:
     jobs: Mapping[str, JobDefinition[Any, Any]]
     version: str
     ring: Callable[[], None]
+    feed: Feed
 
 
 def services(request: Request) -> Services:
