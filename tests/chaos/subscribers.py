@@ -1,9 +1,10 @@
-"""Subscribers that come back whenever their server dies: `python -m tests.chaos.subscribers PORT`.
+"""Subscribers that come back whenever their server dies.
 
-What each wants is read from standard input, a query a line, up to an empty line; the next line is
-the number of the commit up to which they listen. A line of JSON is printed for each: how many
-events it has heard, a digest of their ids in order, whether any came out of order or twice, how
-often it has come back and how often it was told `reset`.
+`python -m tests.chaos.subscribers PORT SEQ`: each begins after the commit SEQ. What each wants is
+read from standard input, a query a line, up to an empty line; the next line is the number of the
+commit up to which they listen. A line of JSON is printed for each: how many events it has heard, a
+digest of their ids in order, whether any came out of order or twice, how often it has come back
+and how often it was told `reset`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Subscriber:
 
     port: int
     query: str
-    at: str = ""
+    at: str
+    is_connected: bool = False
     count: int = 0
     resumed: int = 0
     resets: int = 0
@@ -41,7 +43,8 @@ class Subscriber:
 
     @property
     def is_done(self) -> bool:
-        return self.until is not None and bool(self.at) and place_of(self.at)[0] >= self.until
+        # A heartbeat says that all of a commit was told.
+        return self.until is not None and place_of(self.at) >= place_of(str(self.until))
 
     async def run(self) -> dict[str, Any]:
         while not self.is_done:
@@ -56,15 +59,15 @@ class Subscriber:
     async def _listen(self) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 22)
         try:
-            resume = f"Last-Event-ID: {self.at}\r\n" if self.at else ""
             writer.write(
                 f"GET /api/v1/workers/subscribe{self.query} HTTP/1.0\r\n"
-                f"Host: localhost\r\n{resume}\r\n".encode()
+                f"Host: localhost\r\nLast-Event-ID: {self.at}\r\n\r\n".encode()
             )
             head = await reader.readuntil(b"\r\n\r\n")
             if b" 200 " not in head[:15]:
                 self.wrong.append(head[:80].decode("latin-1"))
                 return
+            self.is_connected = True
             while not self.is_done:
                 self._hear((await reader.readuntil(b"\n\n")).decode())
         finally:
@@ -81,7 +84,7 @@ class Subscriber:
         if event == "reset":
             self.resets += 1
         elif event == "execution.updated":
-            if self.at and place_of(id_) <= place_of(self.at):
+            if place_of(id_) <= place_of(self.at):
                 self.wrong.append(f"{id_} after {self.at}")
             self.count += 1
             self._digest.update(f"{id_} ".encode())
@@ -89,14 +92,14 @@ class Subscriber:
             self.at = id_
 
 
-async def main(port: int) -> None:
+async def main(port: int, start: str) -> None:
     read = asyncio.to_thread
     queries: list[str] = []
     while line := (await read(sys.stdin.readline)).strip():
         queries.append("" if line == "*" else f"?{line}")
-    everyone = [Subscriber(port, query) for query in queries]
+    everyone = [Subscriber(port, query, start) for query in queries]
     listening = [asyncio.create_task(one.run()) for one in everyone]
-    while any(not one.at for one in everyone):
+    while not all(one.is_connected for one in everyone):
         await asyncio.sleep(0.1)
     print("listening", flush=True)
     until = int(await read(sys.stdin.readline))
@@ -107,4 +110,4 @@ async def main(port: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1])))
+    asyncio.run(main(int(sys.argv[1]), sys.argv[2]))
