@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -47,6 +48,7 @@ from netscript_workers.store.definitions import StoredCatalog
 from netscript_workers.store.retention import Retention
 from netscript_workers.store.wake import make_bell
 from netscript_workers.store.writer import ITEM_PATIENCE, Writer
+from netscript_workers.streaming.feed import Feed
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +71,8 @@ class ServerApp:
     triggers: int
     jobs: int
     limits: Limits = field(default_factory=Limits)
+    # Ends what would never end by itself, so that the server can.
+    end: Callable[[], None] = lambda: None
 
 
 def create_server(settings: Settings, *, dev: bool = False, insecure: bool = False) -> ServerApp:
@@ -112,6 +116,7 @@ def create_server(settings: Settings, *, dev: bool = False, insecure: bool = Fal
         store, writer, handlers, catalog, states=states, on_pending=processor.nudge
     )
 
+    feed = Feed(store)
     file_watcher = FileWatcher(store, triggers.values(), states=states, window=window)
 
     @asynccontextmanager
@@ -131,6 +136,7 @@ def create_server(settings: Settings, *, dev: bool = False, insecure: bool = Fal
 
             report = await _shutdown(
                 settings.shutdown_timeout + _LEAVING_SECONDS,
+                ("live stream", feed.close),
                 # Each still hands something to the next.
                 ("file watcher", file_watcher.close),
                 ("processor", end_processor),
@@ -143,7 +149,13 @@ def create_server(settings: Settings, *, dev: bool = False, insecure: bool = Fal
             logger.log(logging.INFO if report.is_clean else logging.WARNING, "left; %s", report)
 
     services = Services(
-        store=store, writer=writer, catalog=catalog, jobs=jobs, version=__version__, ring=bell.ring
+        store=store,
+        writer=writer,
+        catalog=catalog,
+        jobs=jobs,
+        version=__version__,
+        ring=bell.ring,
+        feed=feed,
     )
     clients = Clients(parse_networks(settings.trusted_proxies))
     doors = Doors(
@@ -164,7 +176,7 @@ def create_server(settings: Settings, *, dev: bool = False, insecure: bool = Fal
         api, webhooks, coordinator, states=states, public_url=settings.public_url, gates=gates
     )
     limits = _limits(settings, largest)
-    return ServerApp(ingress, ingress, len(triggers), len(jobs), limits)
+    return ServerApp(ingress, ingress, len(triggers), len(jobs), limits, feed.end)
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
@@ -219,6 +231,15 @@ def url_of(listener: socket.socket) -> str:
 class _Server(uvicorn.Server):
     """Ends with exit code 0 where it was told to end."""
 
+    def __init__(self, config: uvicorn.Config, end: Callable[[], None]) -> None:
+        """Serve; `end` is called when it is told to end."""
+        super().__init__(config)
+        self._end = end
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._end()
+        super().handle_exit(sig, frame)
+
     @contextmanager
     def capture_signals(self) -> Generator[None]:
         loop = asyncio.get_running_loop()
@@ -261,7 +282,7 @@ def run_server(
             lifespan="on",
             timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout)),
         )
-        server = _Server(config)
+        server = _Server(config, app.end)
         url = url_of(listener)
         spare_what_stays()
         sys.setswitchinterval(_SWITCH_SECONDS)

@@ -28,7 +28,7 @@ class Limits:
     """
 
     seconds: float = 15.0
-    connections: int = 1000
+    connections: int = 4000
     receiving: int = 8 * 1_048_576
 
 

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 # How long threads that have nothing more to do may take to end.
 _LAST_SECONDS = 1.0
 # Python waits for threads of a pool even where they are daemons, as those of a daemon's pool are.
-_POOLS = ("netscript-handler", "netscript-schedule")
+_POOLS = ("netscript-feed", "netscript-handler", "netscript-schedule")
 HOUR = 3_600_000_000
 
 Jobs: TypeAlias = Mapping[str, JobDefinition[Any, Any]]

@@ -153,7 +153,7 @@ class Settings(BaseSettings):
     public_url: str = ""
     # The addresses of proxies whose X-Forwarded-For is believed.
     trusted_proxies: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()
-    max_connections: int = Field(default=1000, ge=1, le=100_000)
+    max_connections: int = Field(default=4000, ge=1, le=100_000)
     max_in_flight: int = Field(default=1000, ge=1, le=100_000)
     request_timeout: float = Field(default=15.0, gt=0, le=_DAY)
     retention_days: Annotated[tuple[_Days, _Days], NoDecode, BeforeValidator(_two_numbers)] = (

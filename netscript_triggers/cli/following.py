@@ -14,10 +14,11 @@ from netscript_triggers.cli.operating import one_of
 from netscript_triggers.cli.output import ProjectDir, clean
 
 if TYPE_CHECKING:
-    from netscript_workers.records import ExecutionRecord
     from netscript_workers.store.engine import Store
+    from netscript_workers.store.following import Update
 
 _POLL_SECONDS = 0.2
+_AT_A_TIME = 100
 
 
 def tail(
@@ -34,51 +35,40 @@ def tail(
         one_of(ExecutionStatus, status, "status")
     try:
         with opened(project) as store:
-            for seq, record, now_is in _changes(store):
+            for update in _updates(store):
                 if (
-                    (job is None or record.job_id == job)
-                    and (topic is None or record.topic == topic)
-                    and (status is None or now_is == status)
+                    (job is None or update.record.job_id == job)
+                    and (topic is None or update.record.topic == topic)
+                    and (status is None or update.status == status)
                 ):
-                    _show(seq, record, now_is, as_json=as_json)
+                    _show(update, as_json=as_json)
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
 
 
-def _changes(store: Store) -> Iterator[tuple[int, ExecutionRecord, str]]:
+def _updates(store: Store) -> Iterator[Update]:
     """Yield what each commit from now on has left executions as."""
-    from netscript_workers.store import changes, queries
-    from netscript_workers.store.retention import number_changes
+    from netscript_workers.store import following
 
-    number_changes(store)
-    with store.read() as conn:
-        after = changes.newest(conn)
+    after = following.number(store)
     while True:
-        with store.read() as conn:
-            unstamped = changes.any_unstamped(conn)
-        if unstamped:
-            number_changes(store)
-        with store.read() as conn:
-            found = changes.read(conn, after)
-            ids = sorted({id_ for change in found for id_, _ in change.items})
-            records = queries.get_records(conn, store.dialect, ids, now=store.now(conn))
-        for change in found:
-            after = change.seq
-            for id_, status in change.items:
-                if id_ in records:  # it may be pruned already
-                    yield change.seq, records[id_], status
-        if not found:
-            time.sleep(_POLL_SECONDS)
+        newest = following.number(store)
+        while after < newest:
+            found = following.read(store, after, limit=_AT_A_TIME)
+            yield from found.updates
+            after = found.last
+        time.sleep(_POLL_SECONDS)
 
 
-def _show(seq: int, record: ExecutionRecord, status: str, *, as_json: bool) -> None:
+def _show(update: Update, *, as_json: bool) -> None:
     import json
     import sys
 
     from netscript_workers.records import plain
 
+    record, status = update.record, update.status.value
     if as_json:
-        told = {"seq": seq, "status": status, "execution": plain(record)}
+        told = {"seq": update.seq, "status": status, "execution": plain(record)}
         typer.echo(json.dumps(told))
     else:
         is_now = record.status.value == status

@@ -21,6 +21,7 @@ from netscript_workers.api.guard import Guard
 from netscript_workers.api.methods import Methods
 from netscript_workers.api.routes import api, health
 from netscript_workers.api.services import Services
+from netscript_workers.api.subscribe import stream
 from netscript_workers.tokens import Tokens
 
 
@@ -76,8 +77,17 @@ def create_app(
     table = AccessTable()
     recorder = Recorder(services.store)
     authentication = Authentication(doors.tokens, rate=doors.rate, clients=doors.clients)
-    own = (health, api, tasks.routes, executions, topics.routes, workers.routes, auditing.routes)
-    every = (*own, login.routes(authentication, recorder, doors.public_url), *routers)
+    parts = (topics.routes, workers.routes, auditing.routes)
+    every = (
+        health,
+        api,
+        tasks.routes,
+        executions,
+        stream,
+        *parts,
+        login.routes(authentication, recorder, doors.public_url),
+        *routers,
+    )
     for router in every:
         app.include_router(router)
     table.check(app.routes)

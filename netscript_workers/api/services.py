@@ -16,6 +16,7 @@ from netscript_workers.jobs import JobDefinition
 from netscript_workers.options import MAX_KEY_LENGTH
 from netscript_workers.store.engine import Store
 from netscript_workers.store.writer import Writer
+from netscript_workers.streaming.feed import Feed
 
 MAX_LIMIT = 200
 # Nothing that is stored holds one.
@@ -33,6 +34,7 @@ class Services:
     jobs: Mapping[str, JobDefinition[Any, Any]]
     version: str
     ring: Callable[[], None]
+    feed: Feed
 
 
 def services(request: Request) -> Services:

@@ -58,6 +58,12 @@ def newest(conn: Connection) -> int:
     return conn.execute(_HIGHEST).scalar() or 0
 
 
+def oldest(conn: Connection) -> int | None:
+    """Return the lowest number that is kept; None where no commit has one."""
+    lowest: int | None = conn.execute(_LOWEST).scalar()
+    return lowest
+
+
 def any_unstamped(conn: Connection) -> bool:
     """Tell whether a commit has no number yet."""
     return conn.execute(_UNSTAMPED).first() is not None
@@ -69,6 +75,7 @@ def prune(conn: Connection, *, before: int, limit: int) -> int:
 
 
 _HIGHEST = text("SELECT max(seq) FROM netscript_changes")
+_LOWEST = text("SELECT min(seq) FROM netscript_changes")
 _UNSTAMPED = text("SELECT 1 FROM netscript_changes WHERE seq IS NULL LIMIT 1")
 _STAMP = text(
     """

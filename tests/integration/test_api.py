@@ -22,6 +22,7 @@ from netscript_workers.store.engine import Store
 from netscript_workers.store.steps import FinishedStep, LogLine
 from netscript_workers.store.tick import Work
 from netscript_workers.store.writer import Writer
+from netscript_workers.streaming.feed import Feed
 from tests.edge import trigger
 from tests.kit import Hand, new, put, run, scalar
 
@@ -64,6 +65,7 @@ async def serving(
         jobs=known,
         version="1.2.3",
         ring=lambda: None,
+        feed=Feed(store),
     )
     app = create_app(services, [routes({"payment": trigger()})], doors=doors)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)

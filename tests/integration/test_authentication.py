@@ -22,6 +22,7 @@ from netscript_workers.store.audit import list_audit
 from netscript_workers.store.definitions import StoredCatalog
 from netscript_workers.store.engine import Store
 from netscript_workers.store.writer import Writer
+from netscript_workers.streaming.feed import Feed
 from netscript_workers.tokens import Role, parse_tokens
 from tests.integration.test_api import BASE, PAYLOAD, problem, process_payment, serving
 from tests.kit import new, put, scalar
@@ -85,6 +86,7 @@ async def test_every_route_asks_for_its_role(
         headers = {}
     async with guarded(store) as client:
         transport: Any = client._transport
+        transport.app.state.services.feed.end()  # a stream goes on for ever
         served = list(listed(transport.app.routes))
         assert set(served) <= ROUTES.keys()
         assert len(served) > 30
@@ -128,6 +130,7 @@ async def test_a_route_that_the_table_lacks_keeps_the_app_from_starting(store: S
         jobs={},
         version="1",
         ring=lambda: None,
+        feed=Feed(store),
     )
     more = APIRouter(prefix="/api/v1")
 

@@ -38,6 +38,7 @@ from netscript_workers.ids import new_id
 from netscript_workers.store.definitions import StoredCatalog
 from netscript_workers.store.engine import Store
 from netscript_workers.store.writer import Writer
+from netscript_workers.streaming.feed import Feed
 from tests.edge import charge, trigger
 from tests.integration.test_api import problem
 from tests.integration.test_replays import dead
@@ -75,7 +76,13 @@ async def serving(
     writer, handlers, catalog = Writer(store), Handlers(), StoredCatalog(store, {})
     processor = Processor(store, triggers, handlers, catalog, states=TriggerStates())
     services = Services(
-        store=store, writer=writer, catalog=catalog, jobs={}, version="1", ring=lambda: None
+        store=store,
+        writer=writer,
+        catalog=catalog,
+        jobs={},
+        version="1",
+        ring=lambda: None,
+        feed=Feed(store),
     )
     app = create_app(services, [routes(triggers, processor.nudge)])
     writer.start()

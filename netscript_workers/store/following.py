@@ -1,0 +1,109 @@
+"""Following along: what commits have left executions as, in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import text
+
+from netscript_workers.domain import ExecutionStatus
+from netscript_workers.records import ExecutionRecord
+from netscript_workers.store import changes, queries
+from netscript_workers.store.engine import Store
+from netscript_workers.store.retention import number_changes
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What a commit has left one execution as.
+
+    Attributes:
+        seq: The number of the commit, in commit order.
+        index: Which of the commit's executions, from 0.
+        status: What it was left as; by now it may be something else.
+        record: As it was when this was read.
+    """
+
+    seq: int
+    index: int
+    status: ExecutionStatus
+    record: ExecutionRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A stretch of commits.
+
+    Attributes:
+        updates: In commit order; executions that have been forgotten are not among them.
+        first: The number of its first commit, or of the one that would be next.
+        last: That of its last one.
+    """
+
+    updates: Sequence[Update]
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a running execution is."""
+
+    id: str
+    job_id: str
+    topic: str
+    percent: float
+    message: str | None
+
+
+def number(store: Store) -> int:
+    """Number what was committed since the last call; return the highest number there is."""
+    with store.read() as conn:
+        if not changes.any_unstamped(conn):
+            return changes.newest(conn)
+    number_changes(store)
+    with store.read() as conn:
+        return changes.newest(conn)
+
+
+def bounds(store: Store) -> tuple[int, int]:
+    """Return the lowest and the highest number that are kept; (1, 0) where there are none."""
+    with store.read() as conn:
+        newest = changes.newest(conn)
+        return (changes.oldest(conn) or newest + 1), newest
+
+
+def read(store: Store, after: int, *, limit: int) -> Reading:
+    """Read up to `limit` commits after the number `after`."""
+    with store.read() as conn:
+        found = changes.read(conn, after, limit=limit)
+        ids = sorted({id_ for change in found for id_, _ in change.items})
+        now = store.now(conn)
+        records = queries.get_records(conn, store.dialect, ids, now=now) if ids else {}
+    updates = [
+        Update(change.seq, index, ExecutionStatus(status), records[id_])
+        for change in found
+        for index, (id_, status) in enumerate(change.items)
+        if id_ in records
+    ]
+    first, last = (found[0].seq, found[-1].seq) if found else (after + 1, after)
+    return Reading(updates, first, last)
+
+
+def progress(store: Store) -> Collection[Progress]:
+    """Return how far all running executions are that have told."""
+    with store.read() as conn:
+        rows = conn.execute(_PROGRESS)
+        return [
+            Progress(str(row.id), row.job_id, row.topic, row.progress_percent, row.progress_message)
+            for row in rows
+        ]
+
+
+_PROGRESS = text(
+    """
+    SELECT id, job_id, topic, progress_percent, progress_message FROM netscript_executions
+    WHERE status = 'running' AND progress_percent IS NOT NULL
+    """
+)
