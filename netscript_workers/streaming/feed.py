@@ -206,17 +206,20 @@ class Feed:
     async def _page(self, number: int) -> _Page:
         """Return a page; those who ask for it at the same time share one look at the database."""
         page = self._pages.kept.get(number)
-        if page is not None and page.last == (number + 1) * _PAGE:
+        if page is not None:
+            await asyncio.sleep(0)  # many may have many pages to go through
             return page
         reading = self._reads.get(number)
         if reading is None:
-            reading = asyncio.ensure_future(self._read_page(number))
-            self._reads[number] = reading
-            reading.add_done_callback(lambda _: self._reads.pop(number, None))
+            reading = self._reads[number] = asyncio.ensure_future(self._read_page(number))
         return await asyncio.shield(reading)
 
     async def _read_page(self, number: int) -> _Page:
-        page = await self._in_a_thread(lambda: self._read(number * _PAGE))
+        try:
+            page = await self._in_a_thread(lambda: self._read(number * _PAGE))
+        finally:
+            # Who asks from now on may need what has been committed since.
+            del self._reads[number]
         if page.last == (number + 1) * _PAGE:
             self._pages.keep(number, page)
         return page

@@ -21,7 +21,7 @@ from sqlalchemy import create_engine
 from netscript_triggers.store.verify import verify
 from netscript_workers import configure_sqlite, enqueue, enqueue_job
 from netscript_workers.store import changes, following
-from netscript_workers.store.engine import Store
+from netscript_workers.store.engine import Store, parse_url
 from netscript_workers.store.migrations import upgrade
 from tests.chaos.measures import peak
 from tests.kit import rows, scalar
@@ -61,7 +61,7 @@ class Producer:
     """Enqueues in users' transactions, some of which are slow."""
 
     def __init__(self, url: str) -> None:
-        self._engine = create_engine(Store(url).parsed_url, pool_size=20)
+        self._engine = create_engine(parse_url(url), pool_size=20)
         if self._engine.dialect.name == "sqlite":
             configure_sqlite(self._engine)
         self._slow = SLOW_SECONDS[self._engine.dialect.name]
@@ -94,6 +94,7 @@ class Producer:
             time.sleep(0.05)
         for one in slow:
             one.join()
+        self._engine.dispose()
 
 
 def test_nobody_misses_anything_whenever_the_server_dies(database_url: str, tmp_path: Path) -> None:

@@ -332,7 +332,7 @@ async def test_many_come_and_go_while_there_is_work(
                     if left <= 0:
                         break
 
-    names: list[str | None] = [None, None, *jobs, *jobs]
+    names: list[str | None] = [None, None, *jobs * 10]
     listening = [asyncio.create_task(subscriber(job)) for job in names]
     made: dict[str, str] = {}
     for _ in range(60):
