@@ -118,8 +118,8 @@ class AsyncWorkersClient:
         self,
         execution_id: str,
         *,
-        timeout: float | None = None,
-        check: bool = False,  # noqa: ASYNC109 - as users expect it
+        timeout: float | None = None,  # noqa: ASYNC109 - as users expect it
+        check: bool = False,
     ) -> ExecutionRecord:
         """Return an execution once it has ended.
 

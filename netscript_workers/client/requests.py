@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 from urllib.parse import quote
 
 import httpx
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from netscript_workers.actions import enqueue_job, prepare
 from netscript_workers.clock import to_micros, to_rfc3339
@@ -141,6 +141,10 @@ def trigger(
         id_, text = job, to_stored_json({} if payload is None else payload)
     else:
         id_, text = job.id, prepare(job, payload).payload
+    if isinstance(payload, BaseModel):
+        # What its defaults are made of anew each time would make a second one another payload.
+        set_ = payload.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        text = to_stored_json(set_)
     return Call(
         method="POST",
         path=f"{BASE}/jobs/{quote(id_, safe='')}/trigger",
