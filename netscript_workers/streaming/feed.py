@@ -26,7 +26,7 @@ from netscript_workers.streaming.frames import (
     progress_frame,
     reset,
 )
-from netscript_workers.streaming.mailboxes import Mailbox, Mailboxes
+from netscript_workers.streaming.mailboxes import CHUNK_BYTES, Mailbox, Mailboxes
 
 logger = logging.getLogger(__name__)
 
@@ -195,10 +195,15 @@ class Feed:
             if position.seq + whole < page.first:
                 raise _PrunedError
             chunk: list[bytes] = []
+            size, start = 0, position
             for frame in page.frames:
                 assert frame.position is not None
-                if frame.position > position and frame.fits(box.wanted):
+                if frame.position > start and frame.fits(box.wanted):
                     chunk.append(frame.data)
+                    size += len(frame.data)
+                    if size >= CHUNK_BYTES:
+                        yield frame.position, b"".join(chunk)
+                        chunk, size = [], 0
             position = Position(max(page.last, position.seq))
             if chunk:
                 yield position, b"".join(chunk)
@@ -249,9 +254,12 @@ class Feed:
         loop = asyncio.get_running_loop()
         idle = 0
         try:
-            while idle < self._heartbeat_seconds / _LOOK_SECONDS:
-                # Who resumes is without a mailbox for a moment.
+            while True:
+                # Who resumes is without a mailbox for a moment. Between this look and the end
+                # nobody can get one.
                 idle = 0 if self._mailboxes else idle + 1
+                if idle > self._heartbeat_seconds / _LOOK_SECONDS:
+                    return
                 try:
                     await self._look()
                     if loop.time() >= progress_at:

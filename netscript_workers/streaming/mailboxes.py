@@ -10,7 +10,7 @@ from netscript_workers.streaming.frames import Frame, Position, Wanted
 # What somebody may leave unread; the frames are shared by all who get them.
 MAILBOX_BYTES = 1_048_576
 # What one of them is sent at a time.
-_CHUNK_BYTES = 65_536
+CHUNK_BYTES = 65_536
 
 
 class Mailbox:
@@ -88,7 +88,7 @@ class Mailbox:
         """
         taken: list[bytes] = []
         size = 0
-        while self._frames and (not taken or size < _CHUNK_BYTES):
+        while self._frames and (not taken or size < CHUNK_BYTES):
             frame = self._frames.popleft()
             position = frame.position or position
             taken.append(frame.data)

@@ -241,7 +241,7 @@ async def test_who_reads_slowly_is_given_it_from_the_database(
         return not fulls[-1]
 
     monkeypatch.setattr(mailboxes.Mailbox, "put", counted)
-    monkeypatch.setattr(mailboxes, "_CHUNK_BYTES", 1)
+    monkeypatch.setattr(mailboxes, "CHUNK_BYTES", 1)
     monkeypatch.setattr(mailboxes.Mailbox, "__init__", _small(mailboxes.Mailbox.__init__))
     start = committed_at(store)
     stream = listen(feed, resume=str(start))
@@ -361,3 +361,20 @@ async def test_a_feed_that_nobody_listens_to_reads_nothing(store: Store, feed: F
             await asyncio.sleep(0.05)
     put(store, new())
     assert told(await updates(feed, 2, resume="0")) == committed(store)
+
+
+async def test_who_comes_while_the_reading_is_about_to_end_is_read_for(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeds, "_LOOK_SECONDS", 0.01)
+    feed = Feed(store, heartbeat_seconds=0.02)
+    for number in range(30):
+        async with asyncio.timeout(10), aclosing(listen(feed)) as stream:
+            await anext(stream)
+            await asyncio.sleep(number / 1000)
+            put(store, one := new())
+            while (heard := await anext(stream)).event != "execution.updated":
+                pass
+            assert heard.data["id"] == one.id
+        await asyncio.sleep(0.02 + number / 1000)
+    await feed.close()
