@@ -157,8 +157,9 @@ class AccessTable:
                 )
 
     def _at(self, path: str) -> Iterator[tuple[Mapping[Method, Access], str | None]]:
-        if path in self._literal:
+        if path in self._literal:  # one that is written out goes before those with a parameter
             yield self._literal[path], None
+            return
         for pattern, methods in self._patterns:
             if match := pattern.fullmatch(path):
                 yield methods, "/".join(match.groups())

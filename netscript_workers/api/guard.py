@@ -41,6 +41,7 @@ _FORMS = frozenset({"/login", "/logout"})
 _PAGES = frozenset({"/", "/logout"})
 _SCHEME = "bearer"
 _HTML = "text/html"
+_SPACE, _DELETE = 0x20, 0x7F
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ class Guard:
             return
         send = _with_headers(send)
         found = self._table.find(scope["method"], scope["path"])
-        refusal = self._refusal(scope, found)
+        refusal = _odd_path(scope["path"]) or self._refusal(scope, found)
         if refusal is not None:
             await refusal(scope, receive, send)
         elif found.access is not None and found.access.action is not None:
@@ -118,8 +119,8 @@ class Guard:
         if caller is not None:
             scope[CALLER] = caller
         if found.access is None:
-            # Behind this it is said which methods the path has.
-            return None if found.allowed else Problem(404, "not-found")
+            # Nothing that the table lacks goes on, however the app would read its path.
+            return _missing(scope["method"], found)
         needed = found.access.role
         if needed is not None:
             assert caller is not None
@@ -176,7 +177,7 @@ class Guard:
         """Store what a request did before its answer begins, if it did something."""
 
         async def record_and_send(message: MutableMapping[str, Any]) -> None:
-            if message["type"] == "http.response.start" and message["status"] < 400:
+            if message["type"] == "http.response.start" and _has_done(message["status"], found):
                 await self._recorder.record(self._deed(scope, found))
             await send(message)
 
@@ -209,6 +210,31 @@ def caller_of(scope: Scope) -> Caller | None:
 
 def _is_ours(path: str) -> bool:
     return path in ("/", "/metrics") or path.startswith("/api/") or path == "/api"
+
+
+def _odd_path(path: str) -> Problem | None:
+    """Refuse a path with signs that readers of it take for its end, or for nothing."""
+    if any(ord(one) < _SPACE or ord(one) == _DELETE for one in path):
+        return Problem(400, "malformed", "The path has a control character.")
+    return None
+
+
+def _has_done(status: int, found: Found) -> bool:
+    """Tell whether a request may have changed something: one of many is done a part at a time."""
+    action = (found.access and found.access.action) or ""
+    return status < 400 or (status >= 500 and action.endswith("-many"))
+
+
+def _missing(method: str, found: Found) -> Response:
+    if not found.allowed:
+        return Problem(404, "not-found")
+    implied = {"HEAD", "OPTIONS"} if "GET" in found.allowed else {"OPTIONS"}
+    told = ", ".join(sorted(implied.union(found.allowed)))
+    if method == "OPTIONS":
+        return Response(status_code=204, headers={"Allow": told})
+    answer = Problem(405, "method", f"This path takes {told}.")
+    answer.headers["Allow"] = told
+    return answer
 
 
 def _headers_of(scope: Scope) -> dict[bytes, str]:

@@ -112,7 +112,10 @@ async def _read_form(request: Request) -> dict[str, str]:
         body += chunk
         if len(body) > _MAX_FORM:
             return {}
-    given = parse_qs(body.decode("latin-1"), errors="replace", max_num_fields=10)
+    try:
+        given = parse_qs(body.decode("latin-1"), errors="replace", max_num_fields=10)
+    except ValueError:  # there are more
+        return {}
     return {name: values[0] for name, values in given.items()}
 
 

@@ -12,6 +12,9 @@ from starlette.routing import Route
 from netscript_workers.api.answers import Problem
 from netscript_workers.api.guard import App, Receive, Scope, Send
 
+# Set where only the head of an answer is asked for, for those whose bodies have no end.
+HEAD = "netscript.head"
+
 
 class Methods:
     """Answers what is the same for every path.
@@ -33,7 +36,8 @@ class Methods:
         if answer is not None:
             await answer(scope, receive, send)
         elif scope["method"] == "HEAD":
-            await self._app({**scope, "method": "GET"}, receive, _without_body(send))
+            told = {**scope, "method": "GET", HEAD: True}
+            await self._app(told, receive, _without_body(send))
         else:
             await self._app(scope, receive, send)
 

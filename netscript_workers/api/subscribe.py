@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Header, Request, Response
 from sse_starlette import EventSourceResponse
 
+from netscript_workers.api.methods import HEAD
 from netscript_workers.api.services import Given, Text
 from netscript_workers.domain import ExecutionStatus
 from netscript_workers.streaming.frames import Wanted
@@ -44,18 +45,21 @@ class EventStream(EventSourceResponse):
 )
 async def subscribe(
     given: Given,
+    request: Request,
     job_id: Text = None,
     topic: Text = None,
     execution_id: Text = None,
     status: ExecutionStatus | None = None,
     last_event_id: Annotated[str | None, Header(max_length=100)] = None,
-) -> EventStream:
+) -> Response:
     """Tell of executions as they change, in commit order.
 
     `execution.updated` carries the record as it is now, `execution.progress` how far one is,
     `heartbeat` nothing. With the last id that was seen as `Last-Event-ID` nothing is missed and
     nothing told twice; `reset` says that what was missed is not known any more: read it anew.
     """
+    if HEAD in request.scope:
+        return Response(media_type=EventStream.media_type)
     wanted = Wanted(execution_id=execution_id, job_id=job_id, topic=topic, status=status)
     messages = await given.feed.subscribe(wanted, last_event_id)
     # What is sent as a sign of life has an id, so it comes from the feed.

@@ -16,6 +16,7 @@ from netscript_workers.client import requests
 from netscript_workers.client.changes import PATH, SILENCE_SECONDS, Change, Subscription
 from netscript_workers.client.errors import ExecutionEndedError, error_of
 from netscript_workers.client.requests import (
+    AWAY,
     RETRIES,
     Attempts,
     Call,
@@ -59,7 +60,7 @@ class AsyncWorkersClient:
         self._is_own = http is None
         self._http = http or httpx.AsyncClient(timeout=timeout)
         self._url = url.rstrip("/")
-        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._headers = requests.authorization(token)
         self._retries = retries
 
     async def __aenter__(self) -> Self:
@@ -135,7 +136,7 @@ class AsyncWorkersClient:
         """
         until = None if timeout is None else time.monotonic() + timeout
         for pause in requests.looks():
-            execution = await self.get(execution_id)
+            execution = requests.record(await self._send(requests.get(execution_id), until))
             if requests.is_final(execution.status):
                 if check and execution.status is not ExecutionStatus.COMPLETED:
                     raise ExecutionEndedError(execution)
@@ -238,11 +239,13 @@ class AsyncWorkersClient:
                             change = at.take(event)
                             if change is not None:
                                 yield change
-            except httpx.TransportError:
+            except AWAY:
                 pass  # it goes on where it was
+            except httpx.TransportError as error:
+                raise error_of(error) from None
             await asyncio.sleep(at.pause())
 
-    async def _send(self, call: Call) -> httpx.Response:
+    async def _send(self, call: Call, until: float | None = None) -> httpx.Response:
         attempts = Attempts(call, self._retries)
         while True:
             outcome = await self._try(call)
@@ -250,8 +253,10 @@ class AsyncWorkersClient:
                 return outcome
             pause = attempts.pause_after(outcome)
             if pause is None:
-                cause = None if isinstance(outcome, httpx.Response) else outcome
-                raise error_of(outcome) from cause
+                # What is wrong with a request may repeat it, with its token.
+                raise error_of(outcome) from (outcome if isinstance(outcome, AWAY) else None)
+            if until is not None and time.monotonic() + pause > until:
+                raise error_of(outcome)
             await asyncio.sleep(pause)
 
     async def _try(self, call: Call) -> httpx.Response | httpx.TransportError:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import httpx
+from httpx_sse import SSEError
 
 from netscript_workers.errors import NetscriptError
 from netscript_workers.records import ExecutionRecord
@@ -96,6 +97,8 @@ def error_of(outcome: httpx.Response | httpx.TransportError) -> ApiError:
     """Return the exception for an answer that is no success, or for none."""
     if isinstance(outcome, httpx.TransportError):
         told = f"No answer came: {type(outcome).__name__}."
+        if isinstance(outcome, SSEError):
+            told = "What answers is no live stream; is it the right address?"
         return UnavailableError(0, told, {})
     problem: dict[str, Any] = {}
     try:

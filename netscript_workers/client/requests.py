@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -16,6 +17,7 @@ from pydantic import BaseModel, TypeAdapter
 from netscript_workers.actions import enqueue_job, prepare
 from netscript_workers.clock import to_micros, to_rfc3339
 from netscript_workers.domain import FINAL_STATUSES, ExecutionStatus, IdempotencyMode
+from netscript_workers.errors import ConfigurationError
 from netscript_workers.ids import new_id
 from netscript_workers.jobs import JobDefinition
 from netscript_workers.payloads import to_stored_json
@@ -28,6 +30,9 @@ _LAST_PAUSE = 5.0
 # A server that says it is away for longer is not waited for.
 _LONGEST_PAUSE = 60.0
 _AGAIN = frozenset({429, 502, 503, 504})
+# What comes of a server that is away; others come of what was asked, and will come again.
+AWAY = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError, httpx.ProxyError)
+_TOKEN = re.compile(r"[\x21-\x7e]+", re.ASCII)
 _FIRST_LOOK = 0.1
 _LAST_LOOK = 1.0
 _PAGE = 200
@@ -105,10 +110,12 @@ class Attempts:
         """Return the seconds until the next attempt, or None where this was the last one."""
         asked = 0.0
         if isinstance(outcome, httpx.Response):
-            if outcome.status_code not in _AGAIN:
+            # Only this one says for certain that nothing was done.
+            again = _AGAIN if self._call.may_repeat else {429}
+            if outcome.status_code not in again:
                 return None
             asked = _retry_after(outcome)
-        elif not self._call.may_repeat and not isinstance(outcome, httpx.ConnectError):
+        elif not isinstance(outcome, AWAY if self._call.may_repeat else httpx.ConnectError):
             return None
         if not self._left or asked > _LONGEST_PAUSE:
             return None
@@ -120,6 +127,20 @@ class Attempts:
 def _retry_after(answer: httpx.Response) -> float:
     given = answer.headers.get("retry-after", "")
     return float(given) if given.isascii() and given.isdigit() else 0.0
+
+
+def authorization(token: str | None) -> dict[str, str]:
+    """Return the header that a token makes.
+
+    Raises:
+        ConfigurationError: It is none; it is not repeated.
+    """
+    if token is None:
+        return {}
+    given = token.strip()
+    if not _TOKEN.fullmatch(given):
+        raise ConfigurationError("The token must be letters, digits and signs without blanks.")
+    return {"Authorization": f"Bearer {given}"}
 
 
 def trigger(
@@ -135,16 +156,13 @@ def trigger(
         PayloadInvalidError: The job's model refuses the payload.
         ConfigurationError: An option can't be used.
     """
-    key = idempotency_key or f"client-{new_id()}"
-    enqueue_job(job, None, idempotency_key=key, **options)  # says what can't be meant
+    enqueue_job(job, None, idempotency_key=idempotency_key, **options)  # says what can't be meant
     if isinstance(job, str):
+        if isinstance(payload, BaseModel):
+            payload = payload.model_dump(mode="json", by_alias=True, round_trip=True)
         id_, text = job, to_stored_json({} if payload is None else payload)
     else:
         id_, text = job.id, prepare(job, payload).payload
-    if isinstance(payload, BaseModel):
-        # What its defaults are made of anew each time would make a second one another payload.
-        set_ = payload.model_dump(mode="json", by_alias=True, exclude_unset=True)
-        text = to_stored_json(set_)
     return Call(
         method="POST",
         path=f"{BASE}/jobs/{quote(id_, safe='')}/trigger",
@@ -152,9 +170,11 @@ def trigger(
         content=text,
         # The same key at each attempt: one whose answer was lost is not run twice.
         headers={
-            "Idempotency-Key": key,
+            "Idempotency-Key": idempotency_key or f"client-{new_id()}",
             "Content-Type": "application/json",
         },
+        # In other modes a second one may mean one more execution.
+        may_repeat=options.get("idempotency", "once") == "once",
     )
 
 

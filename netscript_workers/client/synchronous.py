@@ -15,6 +15,7 @@ from netscript_workers.client import requests
 from netscript_workers.client.changes import PATH, SILENCE_SECONDS, Change, Subscription
 from netscript_workers.client.errors import ExecutionEndedError, error_of
 from netscript_workers.client.requests import (
+    AWAY,
     RETRIES,
     Attempts,
     Call,
@@ -58,7 +59,7 @@ class WorkersClient:
         self._is_own = http is None
         self._http = http or httpx.Client(timeout=timeout)
         self._url = url.rstrip("/")
-        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._headers = requests.authorization(token)
         self._retries = retries
 
     def __enter__(self) -> Self:
@@ -130,7 +131,7 @@ class WorkersClient:
         """
         until = None if timeout is None else time.monotonic() + timeout
         for pause in requests.looks():
-            execution = self.get(execution_id)
+            execution = requests.record(self._send(requests.get(execution_id), until))
             if requests.is_final(execution.status):
                 if check and execution.status is not ExecutionStatus.COMPLETED:
                     raise ExecutionEndedError(execution)
@@ -232,11 +233,13 @@ class WorkersClient:
                             change = at.take(event)
                             if change is not None:
                                 yield change
-            except httpx.TransportError:
+            except AWAY:
                 pass  # it goes on where it was
+            except httpx.TransportError as error:
+                raise error_of(error) from None
             time.sleep(at.pause())
 
-    def _send(self, call: Call) -> httpx.Response:
+    def _send(self, call: Call, until: float | None = None) -> httpx.Response:
         attempts = Attempts(call, self._retries)
         while True:
             outcome = self._try(call)
@@ -244,8 +247,10 @@ class WorkersClient:
                 return outcome
             pause = attempts.pause_after(outcome)
             if pause is None:
-                cause = None if isinstance(outcome, httpx.Response) else outcome
-                raise error_of(outcome) from cause
+                # What is wrong with a request may repeat it, with its token.
+                raise error_of(outcome) from (outcome if isinstance(outcome, AWAY) else None)
+            if until is not None and time.monotonic() + pause > until:
+                raise error_of(outcome)
             time.sleep(pause)
 
     def _try(self, call: Call) -> httpx.Response | httpx.TransportError:

@@ -13,6 +13,9 @@ from netscript_workers.store import changes, queries
 from netscript_workers.store.engine import Store
 from netscript_workers.store.retention import number_changes
 
+# Executions that are read at a time; a commit may have some hundreds.
+_MOST = 500
+
 
 @dataclass(frozen=True, slots=True)
 class Update:
@@ -39,11 +42,13 @@ class Reading:
         updates: In commit order; executions that have been forgotten are not among them.
         first: The number of its first commit, or of the one that would be next.
         last: That of its last one.
+        is_cut: There were more, for which there was no room.
     """
 
     updates: Sequence[Update]
     first: int
     last: int
+    is_cut: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +80,10 @@ def bounds(store: Store) -> tuple[int, int]:
 
 
 def read(store: Store, after: int, *, limit: int) -> Reading:
-    """Read up to `limit` commits after the number `after`."""
+    """Read up to `limit` commits after the number `after`, fewer where they have much in them."""
     with store.read() as conn:
-        found = changes.read(conn, after, limit=limit)
+        all_ = changes.read(conn, after, limit=limit)
+        found = _some(all_)
         ids = sorted({id_ for change in found for id_, _ in change.items})
         now = store.now(conn)
         records = queries.get_records(conn, store.dialect, ids, now=now) if ids else {}
@@ -88,7 +94,17 @@ def read(store: Store, after: int, *, limit: int) -> Reading:
         if id_ in records
     ]
     first, last = (found[0].seq, found[-1].seq) if found else (after + 1, after)
-    return Reading(updates, first, last)
+    return Reading(updates, first, last, is_cut=len(found) < len(all_))
+
+
+def _some(found: list[changes.Change]) -> list[changes.Change]:
+    """Return the first commits, up to so many executions, and one in any case."""
+    count = 0
+    for place, change in enumerate(found):
+        count += len(change.items)
+        if count > _MOST and place:
+            return found[:place]
+    return found
 
 
 def progress(store: Store) -> Collection[Progress]:

@@ -52,6 +52,8 @@ class _Page:
     first: int
     last: int
     size: int
+    # Nothing that is committed later can belong to it.
+    is_whole: bool
 
 
 @dataclass(slots=True)
@@ -185,15 +187,20 @@ class Feed:
         self, box: Mailbox, position: Position
     ) -> AsyncGenerator[tuple[Position, bytes], None]:
         """Yield what has come after a position; then the mailbox is where the feed is."""
+        now = asyncio.get_running_loop().time
+        told_at = now()
         while not self._is_ended:
             at = await self._follow()
             if position >= Position(at):
                 self._mailboxes.add(box, position)
                 return
-            whole = position == Position(position.seq)
-            page = await self._page((position.seq if whole else position.seq - 1) // _PAGE)
-            if position.seq + whole < page.first:
+            after = position.seq if position == Position(position.seq) else position.seq - 1
+            page = await self._page(after)
+            if after + 1 < page.first:
                 raise _PrunedError
+            if page.last == after:  # it was read before there was more
+                await asyncio.sleep(0)
+                continue
             chunk: list[bytes] = []
             size, start = 0, position
             for frame in page.frames:
@@ -203,39 +210,45 @@ class Feed:
                     size += len(frame.data)
                     if size >= CHUNK_BYTES:
                         yield frame.position, b"".join(chunk)
-                        chunk, size = [], 0
-            position = Position(max(page.last, position.seq))
+                        chunk, size, told_at = [], 0, now()
+            position = Position(page.last)
+            if not chunk and now() - told_at > self._heartbeat_seconds:
+                chunk.append(heartbeat(position))  # nothing of it was wanted, and it goes on
             if chunk:
                 yield position, b"".join(chunk)
+                told_at = now()
 
-    async def _page(self, number: int) -> _Page:
-        """Return a page; those who ask for it at the same time share one look at the database."""
-        page = self._pages.kept.get(number)
+    async def _page(self, after: int) -> _Page:
+        """Return a page; those who ask for it at the same time share one look at the database.
+
+        Pages end at multiples of their length, so that those who begin at different places soon
+        share them.
+        """
+        page = self._pages.kept.get(after)
         if page is not None:
             await asyncio.sleep(0)  # many may have many pages to go through
             return page
-        reading = self._reads.get(number)
+        reading = self._reads.get(after)
         if reading is None:
-            reading = self._reads[number] = asyncio.ensure_future(self._read_page(number))
+            reading = self._reads[after] = asyncio.ensure_future(self._read_page(after))
         return await asyncio.shield(reading)
 
-    async def _read_page(self, number: int) -> _Page:
+    async def _read_page(self, after: int) -> _Page:
         try:
-            page = await self._in_a_thread(lambda: self._read(number * _PAGE))
+            page = await self._in_a_thread(lambda: self._read(after))
         finally:
             # Who asks from now on may need what has been committed since.
-            del self._reads[number]
-        if page.last == (number + 1) * _PAGE:
-            self._pages.keep(number, page)
+            del self._reads[after]
+        if page.first == after + 1 and page.is_whole:
+            self._pages.keep(after, page)
         return page
 
     def _read(self, after: int) -> _Page:
-        reading = following.read(self._store, after, limit=_PAGE)
+        reading = following.read(self._store, after, limit=_PAGE - after % _PAGE)
         frames = frames_of(reading)
-        last = min(reading.last, after + _PAGE)
-        if reading.last > last:  # the first ones of the page are gone
-            frames = [one for one in frames if one.position and one.position.seq <= last]
-        return _Page(frames, reading.first, last, sum(len(one.data) for one in frames))
+        size = sum(len(one.data) for one in frames)
+        is_whole = reading.last > after and (reading.is_cut or reading.last % _PAGE == 0)
+        return _Page(frames, reading.first, reading.last, size, is_whole)
 
     # Following.
 
@@ -282,7 +295,9 @@ class Feed:
         while self._at < newest:
             after = self._at
             page = await self._in_a_thread(partial(self._read, after))
-            if page.last == after:  # all of it is gone
+            if page.first > after + 1:  # nobody could read for longer than commits are kept
+                self._mailboxes.give_up()
+            if page.last == after:
                 return
             for frame in page.frames:
                 self._mailboxes.put(frame)

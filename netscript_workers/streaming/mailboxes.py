@@ -46,13 +46,17 @@ class Mailbox:
             return True
         size = len(frame.data)
         if self._frames and self._size + size > self._most:
-            self.is_full = True
-            self._empty()
-            self._changed.set()
+            self.give_up()
             return False
         self._frames.append(frame)
         self._size += size
         return True
+
+    def give_up(self) -> None:
+        """Let go of what is in it, for its subscriber has to read it elsewhere."""
+        self.is_full = True
+        self._empty()
+        self._changed.set()
 
     def move(self, position: Position) -> None:
         """Note that all up to this position was put in, and wake who waits for it."""
@@ -150,6 +154,12 @@ class Mailboxes:
         """Note that all up to this position was put in."""
         for box in self._all:
             box.move(position)
+
+    def give_up(self) -> None:
+        """Take all out: what comes next in them is not known."""
+        for box in list(self._all):
+            box.give_up()
+            self.remove(box)
 
     def wake(self) -> None:
         """Wake those who have something to send."""

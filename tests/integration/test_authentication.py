@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -153,6 +154,37 @@ def test_what_several_routes_match_needs_the_highest_role() -> None:
     )
     assert table.find("DELETE", f"{BASE}/jobs").allowed == ("GET",)
     assert table.find("HEAD", "/metrics").access == ROUTES["GET", "/metrics"]
+
+
+@pytest.mark.parametrize("caller", [Role.READ, Role.OPERATE])
+async def test_no_sign_in_a_path_opens_another_route(store: Store, caller: Role) -> None:
+    """Some readers take a line's end for the path's."""
+    async with guarded(store) as client:
+        client._transport.app.state.services.feed.end()  # type: ignore[attr-defined] # pyright: ignore
+        for (method, path), access in ROUTES.items():
+            if access.role is None:
+                continue
+            for more in ("%0A", "%0a", "%00", "%7f", "%0D%0A"):
+                asked = request_of(method, path)[1] + more
+                answer = await client.request(method, asked, headers=bearer(TOKENS[caller]))
+                problem(answer, 400, "malformed")
+    assert deeds(store) == []
+
+
+async def test_a_form_of_many_fields_is_no_fault_of_the_server(api: httpx.AsyncClient) -> None:
+    answer = await api.post(
+        "/login",
+        content="&" * 30,
+        headers={"content-type": "application/x-www-form-urlencoded"},
+    )
+    assert answer.status_code == 403
+
+
+async def test_the_head_of_a_stream_has_an_end(api: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(10):
+        answer = await api.head(f"{BASE}/subscribe", headers=bearer(TOKENS[Role.READ]))
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-type"].startswith("text/event-stream")
 
 
 @pytest.mark.parametrize("path", ["/api/v1/nothing", f"{BASE}/seed/", f"{BASE}//seed", "/api"])

@@ -378,3 +378,28 @@ async def test_who_comes_while_the_reading_is_about_to_end_is_read_for(
             assert heard.data["id"] == one.id
         await asyncio.sleep(0.02 + number / 1000)
     await feed.close()
+
+
+async def test_commits_of_many_executions_are_read_a_few_at_a_time(
+    store: Store, feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "_MOST", 10)
+    for count in (3, 25, 4, 4, 4, 30, 1):
+        put(store, *[new() for _ in range(count)])
+    everything = committed(store)
+    assert told(await updates(feed, len(everything), resume="0")) == everything
+    assert told(await updates(feed, 20, resume="2:7")) == everything[11:31]
+
+
+async def test_who_catches_up_for_long_without_news_hears_that_it_goes_on(store: Store) -> None:
+    for _ in range(70):
+        put(store, new())
+    put(store, new("b"))
+    feed = Feed(store, heartbeat_seconds=0.0)
+    stream = listen(feed, Wanted(job_id="b"), resume="0")
+    heard = [await anext(stream) for _ in range(4)]
+    assert [one.event for one in heard[:3]] == ["heartbeat"] * 3
+    assert [one.id for one in heard[:3]] == ["0", "32", "64"]
+    assert heard[3].data["job_id"] == "b"
+    await stream.aclose()
+    await feed.close()

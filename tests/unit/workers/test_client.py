@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
 from typing import Any, cast
@@ -84,7 +85,8 @@ async def test_a_trigger_is_sent_as_it_is_meant(trigger: Any) -> None:
     )
     assert told == Triggered(job_id="pay", execution_id="e-1", triggered=True)
     (request,) = sent(route)
-    assert json.loads(request.content) == {"order": "A", "cents": 5}  # as enqueue_job stores it
+    # As enqueue_job stores it: what its defaults have made is not made anew at each attempt.
+    assert json.loads(request.content) == {"order": "A", "cents": 5, "note": ""}
     assert dict(request.url.params) == {"priority": "7", "delay": "60.0", "topic": "t"}
     assert request.headers["authorization"] == f"Bearer {TOKEN}"
     assert request.headers["idempotency-key"].startswith("client-")
@@ -162,11 +164,46 @@ async def test_what_can_not_be_meant_is_not_sent(trigger: Any) -> None:
         await trigger(pay, Payment(order="A", cents=1), delay=1, run_at=1)
 
 
+@pytest.mark.parametrize("lost", [httpx.ReadTimeout, httpx.Response(504), httpx.Response(503)])
 @respx.mock
-def test_a_retry_whose_answer_was_lost_is_not_sent_again() -> None:
-    route = respx.post(f"{URL}/api/v1/workers/executions/e-1/retry").mock(
-        side_effect=httpx.ReadTimeout
-    )
+async def test_what_may_have_been_done_and_is_not_the_same_twice_is_not_sent_again(
+    trigger: Any, lost: Any
+) -> None:
+    retry = respx.post(f"{URL}/api/v1/workers/executions/e-1/retry").mock(side_effect=[lost] * 9)
     with WorkersClient(URL) as client, pytest.raises(UnavailableError):
         client.retry("e-1")
+    assert retry.call_count == 1
+    route = respx.post(url__startswith=TRIGGER).mock(side_effect=[lost] * 9)
+    with pytest.raises(UnavailableError):
+        await trigger("pay", idempotency="while_pending", idempotency_key="k")
     assert route.call_count == 1
+    with pytest.raises(ConfigurationError, match="needs an idempotency_key"):
+        await trigger("pay", idempotency="while_pending")
+
+
+@respx.mock
+async def test_a_token_is_not_told_whatever_is_wrong_with_it(trigger: Any) -> None:
+    respx.post(TRIGGER).mock(side_effect=httpx.LocalProtocolError(f"Illegal header {TOKEN}"))
+    with pytest.raises(UnavailableError) as raised:
+        await trigger("pay")
+    assert TOKEN not in "".join(traceback.format_exception(raised.value))
+    with pytest.raises(ConfigurationError) as refused:
+        WorkersClient(URL, token=f"{TOKEN} {TOKEN}")
+    assert TOKEN not in str(refused.value)
+    assert WorkersClient(URL, token=f"{TOKEN}\n")._headers["Authorization"] == f"Bearer {TOKEN}"
+
+
+@respx.mock
+def test_what_is_no_stream_is_not_asked_for_ever() -> None:
+    route = respx.get(f"{URL}/api/v1/workers/subscribe").respond(200, html="<p>log in</p>")
+    with WorkersClient(URL) as client, pytest.raises(ApiError, match="no live stream"):
+        next(client.subscribe())
+    assert route.call_count == 1
+
+
+@respx.mock
+def test_who_waits_for_an_end_waits_no_longer_than_said(pauses: list[float]) -> None:
+    respx.get(f"{URL}/api/v1/workers/executions/e-1").respond(503, headers={"retry-after": "50"})
+    with WorkersClient(URL) as client, pytest.raises(UnavailableError):
+        client.wait("e-1", timeout=5)
+    assert not pauses
