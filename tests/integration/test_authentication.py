@@ -167,7 +167,7 @@ async def test_no_sign_in_a_path_opens_another_route(store: Store, caller: Role)
             for more in ("%0A", "%0a", "%00", "%7f", "%0D%0A"):
                 asked = request_of(method, path)[1] + more
                 answer = await client.request(method, asked, headers=bearer(TOKENS[caller]))
-                problem(answer, 400, "malformed")
+                assert answer.status_code in (403, 404, 405), (method, asked, answer.text)
     assert deeds(store) == []
 
 
