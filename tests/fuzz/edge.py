@@ -103,8 +103,10 @@ def wire(place: Path) -> Generator[Wire]:
     upgrade(url)
     app = create_server(Settings(project_dir=place, database_url=SecretStr(url), max_in_flight=64))
     errors = Errors()
-    logging.getLogger().addHandler(errors)
-    logging.getLogger().setLevel(logging.ERROR)
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(errors)
+    root.setLevel(logging.ERROR)
     config = uvicorn.Config(
         app.asgi, host="127.0.0.1", port=0, http=guarded(Watch(app.limits)), ws="none",
         log_config=None, access_log=False, lifespan="on",
@@ -122,7 +124,8 @@ def wire(place: Path) -> Generator[Wire]:
         server.should_exit = True
         loop.run_until_complete(serving)
         loop.close()
-        logging.getLogger().removeHandler(errors)
+        root.removeHandler(errors)
+        root.setLevel(level)
 
 
 ENVIRONMENT = {"EDGE_SECRET": SECRET}
