@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
@@ -12,8 +11,7 @@ from typing import Any
 from netscript_triggers.answers import Refusal, later
 from netscript_triggers.definitions import WebhookDefinition
 from netscript_workers.addresses import Clients
-from netscript_workers.clock import MICROSECONDS
-from netscript_workers.rates import Rate
+from netscript_workers.limits import Limiter
 
 RETRY_AFTER_SECONDS = 5
 MAX_IN_FLIGHT = 1000
@@ -53,7 +51,7 @@ class Gates:
         self._most = max_in_flight
         self._most_bytes = max_bytes
         self._now = now
-        self._used: dict[str, int] = {}
+        self._rates: dict[str, Limiter] = {}
         self._bytes = 0
         self.in_flight = 0
         self._room = ROOM_BYTES
@@ -71,8 +69,9 @@ class Gates:
             raise Refusal(403, "address", "This address may not deliver here.")
         if self.in_flight >= self._most:
             raise _overloaded()
-        if trigger.rate is not None:
-            self._take(trigger.id, trigger.rate, keep=False)
+        limiter = self._limiter(trigger)
+        if limiter is not None and (wait := limiter.wait(trigger.id)):
+            raise _too_many(wait)
 
     def enter(self, trigger: WebhookDefinition[Any], size: int) -> None:
         """Count a verified delivery of so many bytes; `leave` ends it.
@@ -85,8 +84,9 @@ class Gates:
         full = self.in_flight >= self._most
         if full or (self.in_flight and self._bytes + size > self._most_bytes):
             raise _overloaded()
-        if trigger.rate is not None:
-            self._take(trigger.id, trigger.rate, keep=True)
+        limiter = self._limiter(trigger)
+        if limiter is not None and (wait := limiter.take(trigger.id)):
+            raise _too_many(wait)
         self.in_flight += 1
         self._bytes += size
 
@@ -123,17 +123,18 @@ class Gates:
             async with self._room_given_back:
                 self._room_given_back.notify_all()
 
-    def _take(self, trigger_id: str, rate: Rate, *, keep: bool) -> None:
-        now = int(self._now() * MICROSECONDS)
-        used = self._used.get(trigger_id)
-        taken, after = rate.take(used, now, 1)
-        if keep:
-            self._used[trigger_id] = after
-        if not taken:
-            wait = rate.next_at(used, now) - now
-            seconds = max(math.ceil(wait / MICROSECONDS), 1)
-            told = f"There are too many deliveries; come back in {seconds} s."
-            raise Refusal(429, "rate", told, later(seconds))
+    def _limiter(self, trigger: WebhookDefinition[Any]) -> Limiter | None:
+        if trigger.rate is None:
+            return None
+        limiter = self._rates.get(trigger.id)
+        if limiter is None:
+            limiter = self._rates[trigger.id] = Limiter(trigger.rate, self._now)
+        return limiter
+
+
+def _too_many(seconds: int) -> Refusal:
+    told = f"There are too many deliveries; come back in {seconds} s."
+    return Refusal(429, "rate", told, later(seconds))
 
 
 def _overloaded() -> Refusal:

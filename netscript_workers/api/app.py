@@ -77,24 +77,16 @@ def create_app(
     table = AccessTable()
     recorder = Recorder(services.store)
     authentication = Authentication(doors.tokens, rate=doors.rate, clients=doors.clients)
-    parts = (topics.routes, workers.routes, auditing.routes)
-    every = (
-        health,
-        api,
-        tasks.routes,
-        executions,
-        stream,
-        *parts,
-        login.routes(authentication, recorder, doors.public_url),
-        *routers,
-    )
+    pages = login.routes(authentication, recorder, doors.public_url)
+    own = (health, api, tasks.routes, executions, stream, topics.routes, workers.routes)
+    every = (*own, auditing.routes, pages, *routers)
     for router in every:
         app.include_router(router)
     table.check(app.routes)
     routes = [*app.routes, *(route for router in every for route in router.routes)]
     found = [route for route in routes if isinstance(route, Route)]
     app.openapi = describe(app, found)  # type: ignore[method-assign]
-    app.add_middleware(Methods, routes=found)
+    app.add_middleware(Methods)
     app.add_middleware(
         Guard,
         table=table,

@@ -9,11 +9,12 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from netscript_workers.api import examples
 from netscript_workers.api.answers import Answer
-from netscript_workers.api.services import Given, Limit, Text
-from netscript_workers.records import AuditRecord
+from netscript_workers.api.document import answers
+from netscript_workers.api.services import Cursor, Given, Limit
 from netscript_workers.store import audit
-from netscript_workers.store.audit import Deed
+from netscript_workers.store.audit import AuditPage, Deed
 from netscript_workers.store.engine import Store
 
 logger = logging.getLogger(__name__)
@@ -25,8 +26,8 @@ _NOTES = "netscript.notes"
 routes = APIRouter(prefix="/api/v1/audit", tags=["audit"])
 
 
-@routes.get("", responses={200: {"model": list[AuditRecord]}})
-def list_audit(given: Given, limit: Limit = 50, cursor: Text = None) -> Answer:
+@routes.get("", responses=answers(AuditPage, examples.AUDIT))
+def list_audit(given: Given, limit: Limit = 50, cursor: Cursor = None) -> Answer:
     """Tell who did what, newest first."""
     with given.store.read() as conn:
         return Answer(audit.list_audit(conn, limit=limit, cursor=cursor))

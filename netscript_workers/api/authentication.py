@@ -11,8 +11,8 @@ from typing import Any
 
 from netscript_workers.addresses import Clients
 from netscript_workers.api.answers import Problem
-from netscript_workers.api.limits import MAX_KEYS, Limiter, per_minute
 from netscript_workers.api.sessions import COOKIE, SECURE_PREFIX, Sessions
+from netscript_workers.limits import MAX_KEYS, Limiter, per_minute
 from netscript_workers.tokens import Role, Token, Tokens
 
 logger = logging.getLogger(__name__)

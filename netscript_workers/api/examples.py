@@ -124,3 +124,17 @@ WORKER: dict[str, Any] = {
     "drain_requested": False,
 }
 WORKERS: dict[str, Any] = {"workers": [WORKER], "total": 1, "next_cursor": None}
+AUDIT: dict[str, Any] = {
+    "entries": [
+        {
+            "id": _ID,
+            "at": _AT,
+            "who": "ci",
+            "action": "executions.cancel",
+            "subject": _ID,
+            "reason": "the customer asked",
+            "address": "203.0.113.7",
+        }
+    ],
+    "next_cursor": None,
+}

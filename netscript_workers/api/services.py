@@ -73,7 +73,8 @@ def _check_instant(given: Any) -> Any:
 Instant = Annotated[AwareDatetime, BeforeValidator(_check_instant)]
 When = Annotated[Instant | None, Query(description="An instant, RFC 3339.")]
 Why = Annotated[
-    str | None, Query(min_length=1, max_length=500, description="Why, in your words; it is logged.")
+    str | None,
+    Query(min_length=1, max_length=500, description="Why; for log and audit."),
 ]
 # In a body.
 ID_SCHEMA = WithJsonSchema({"type": "string", "pattern": ID_PATTERN})

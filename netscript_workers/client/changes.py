@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -11,16 +10,13 @@ import httpx
 from httpx_sse import ServerSentEvent
 
 from netscript_workers.client.errors import error_of
-from netscript_workers.client.requests import BASE, RECORD
+from netscript_workers.client.requests import AGAIN, BASE, RECORD, Pauses
 from netscript_workers.domain import ExecutionStatus
 from netscript_workers.records import ExecutionRecord
 
 PATH = f"{BASE}/subscribe"
 # Three heartbeats that did not come.
 SILENCE_SECONDS = 45.0
-_FIRST_PAUSE = 0.2
-_LAST_PAUSE = 5.0
-_AGAIN = frozenset({429, 502, 503, 504})
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +71,7 @@ class Subscription:
         }
         self.query = {name: value for name, value in given.items() if value is not None}
         self._at = last_event_id
-        self._pause = _FIRST_PAUSE
+        self._pauses = Pauses()
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -88,7 +84,7 @@ class Subscription:
         Raises:
             ApiError: They never will.
         """
-        if answer.status_code in _AGAIN:
+        if answer.status_code in AGAIN:
             return False
         if not answer.is_success:
             raise error_of(answer)
@@ -96,7 +92,7 @@ class Subscription:
 
     def take(self, event: ServerSentEvent) -> Change | None:
         """Return what an event tells; None for a sign of life."""
-        self._pause = _FIRST_PAUSE
+        self._pauses = Pauses()
         if event.id:
             self._at = event.id
         if event.event == "execution.updated":
@@ -108,5 +104,4 @@ class Subscription:
 
     def pause(self) -> float:
         """Return the seconds until the next connection."""
-        pause, self._pause = self._pause, min(self._pause * 2, _LAST_PAUSE)
-        return pause * random.uniform(0.5, 1.0)  # noqa: S311 - spread, not secrecy
+        return self._pauses.next()

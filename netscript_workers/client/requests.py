@@ -29,7 +29,7 @@ _FIRST_PAUSE = 0.2
 _LAST_PAUSE = 5.0
 # A server that says it is away for longer is not waited for.
 _LONGEST_PAUSE = 60.0
-_AGAIN = frozenset({429, 502, 503, 504})
+AGAIN = frozenset({429, 502, 503, 504})
 # What comes of a server that is away; others come of what was asked, and will come again.
 AWAY = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError, httpx.ProxyError)
 _TOKEN = re.compile(r"[\x21-\x7e]+", re.ASCII)
@@ -97,6 +97,19 @@ class Call:
     may_repeat: bool = True
 
 
+class Pauses:
+    """Ever longer pauses, spread so that many who wait do not come back together."""
+
+    def __init__(self) -> None:
+        """Begin with a short one."""
+        self._seconds = _FIRST_PAUSE
+
+    def next(self) -> float:
+        """Return the seconds of the next one."""
+        pause, self._seconds = self._seconds, min(self._seconds * 2, _LAST_PAUSE)
+        return pause * random.uniform(0.5, 1.0)  # noqa: S311 - spread, not secrecy
+
+
 class Attempts:
     """Decides whether a call is tried again, and when."""
 
@@ -104,14 +117,14 @@ class Attempts:
         """Count the attempts at a call."""
         self._call = call
         self._left = retries
-        self._pause = _FIRST_PAUSE
+        self._pauses = Pauses()
 
     def pause_after(self, outcome: httpx.Response | httpx.TransportError) -> float | None:
         """Return the seconds until the next attempt, or None where this was the last one."""
         asked = 0.0
         if isinstance(outcome, httpx.Response):
             # Only this one says for certain that nothing was done.
-            again = _AGAIN if self._call.may_repeat else {429}
+            again = AGAIN if self._call.may_repeat else {429}
             if outcome.status_code not in again:
                 return None
             asked = _retry_after(outcome)
@@ -120,8 +133,7 @@ class Attempts:
         if not self._left or asked > _LONGEST_PAUSE:
             return None
         self._left -= 1
-        pause, self._pause = self._pause, min(self._pause * 2, _LAST_PAUSE)
-        return max(asked, pause * random.uniform(0.5, 1.0))  # noqa: S311 - spread, not secrecy
+        return max(asked, self._pauses.next())
 
 
 def _retry_after(answer: httpx.Response) -> float:

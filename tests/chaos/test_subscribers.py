@@ -43,7 +43,7 @@ SECONDS = 60.0
 RESTARTS = 5
 UNFILTERED = 10
 NAMES = 100
-MOST_MIB = 400
+MOST_MIB = 250
 # How long some users' transactions take; on SQLite nobody else can write meanwhile.
 SLOW_SECONDS = {"sqlite": 0.1, "postgresql": 2.0}
 
