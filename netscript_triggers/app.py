@@ -20,14 +20,14 @@ from fastapi import FastAPI
 from netscript_triggers.answers import App
 from netscript_triggers.api import routes
 from netscript_triggers.coordinator import Coordinator
-from netscript_triggers.exposure import check_exposure
+from netscript_triggers.exposure import bind, check_exposure
 from netscript_triggers.gates import MAX_BYTES_IN_FLIGHT, Gates
 from netscript_triggers.guard import guarded
 from netscript_triggers.handlers import Handlers
 from netscript_triggers.ingress import Ingress
 from netscript_triggers.processor import Processor
 from netscript_triggers.registry import by_path, discover_triggers
-from netscript_triggers.secrets import check_triggers
+from netscript_triggers.secrets import check_triggers, unset
 from netscript_triggers.states import TriggerStates
 from netscript_triggers.store import states as stored_states
 from netscript_triggers.store import triggers as stored_triggers
@@ -38,7 +38,6 @@ from netscript_workers.addresses import Clients, parse_networks
 from netscript_workers.api.app import Doors, create_app
 from netscript_workers.api.services import Services
 from netscript_workers.app import HOUR, ended, open_store
-from netscript_workers.errors import ConfigurationError
 from netscript_workers.memory import spare_what_stays
 from netscript_workers.registry import discover_jobs
 from netscript_workers.settings import Settings
@@ -90,6 +89,8 @@ def create_server(settings: Settings, *, dev: bool = False, insecure: bool = Fal
     triggers = discover_triggers(settings.project_dir, settings.triggers_dir, dev=dev)
     webhooks = by_path(triggers)
     check_triggers(webhooks.values(), os.environ, settings.public_url)
+    for sentence in unset(webhooks.values(), os.environ):
+        logger.warning("%s", sentence)
     store = open_store(settings, patience=SERVER_PATIENCE)
     definitions.register(store, jobs.values())
     stored_triggers.register(store, triggers.values())
@@ -200,26 +201,6 @@ async def _shutdown(seconds: float, *stops: tuple[str, Callable[[], object]]) ->
     for priority, (name, stop) in enumerate(stops):
         manager.register(ShutdownResource(name, stop, priority))
     return await manager.shutdown("told to stop")
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Open the port; 0 takes any that is free.
-
-    Raises:
-        ConfigurationError: It can't be opened.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise ConfigurationError(
-            f"Port {port} of {host} can't be opened: {error.strerror}.",
-            hint="Choose another with --port.",
-        ) from error
-    return listener
 
 
 def url_of(listener: socket.socket) -> str:

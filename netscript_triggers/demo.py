@@ -15,7 +15,8 @@ from typing import Any
 
 import httpx
 
-from netscript_triggers.app import bind, url_of
+from netscript_triggers.app import url_of
+from netscript_triggers.exposure import bind
 from netscript_triggers.registry import discover_triggers, webhook_named
 from netscript_triggers.testing import signed_request
 from netscript_workers.errors import ConfigurationError

@@ -1,6 +1,8 @@
-"""Exposure: who could reach a server, and whether anything stands in their way."""
+"""Exposure: the port that is opened, who could reach it, and what stands in their way."""
 
 from __future__ import annotations
+
+import socket
 
 from netscript_workers.api.browsers import is_loopback
 from netscript_workers.errors import ConfigurationError
@@ -38,3 +40,23 @@ def check_exposure(settings: Settings, *, insecure: bool = False) -> str | None:
         f"--insecure: whoever reaches {settings.host}:{settings.port} can do everything, "
         "without a token."
     )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Open the port; 0 takes any that is free.
+
+    Raises:
+        ConfigurationError: It can't be opened.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(
+            f"Port {port} of {host} can't be opened: {error.strerror}.",
+            hint="Choose another with --port.",
+        ) from error
+    return listener

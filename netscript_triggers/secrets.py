@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -67,6 +67,18 @@ def check_triggers(
                     trigger.verifier.check_secret(secret)
                 except ConfigurationError as error:
                     raise ConfigurationError(f"{owner}: {error.message}", hint=error.hint) from None
+
+
+def unset(
+    triggers: Iterable[WebhookDefinition[Any]], environment: Mapping[str, str]
+) -> Iterator[str]:
+    """Yield a sentence for each trigger that refuses every delivery, for it has no secret yet."""
+    for trigger in triggers:
+        if callable(trigger.secret_env) or not trigger.verifier.needs_secret:
+            continue
+        if not secrets_of(trigger, environment):
+            names = " or ".join(trigger.secret_env)
+            yield f'webhook "{trigger.id}" refuses every delivery until {names} is set'
 
 
 @lru_cache(maxsize=64)

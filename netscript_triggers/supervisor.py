@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,9 @@ from types import FrameType
 import typer
 from watchfiles import PythonFilter
 from watchfiles import watch as watch_files
+
+from netscript_triggers.complaints import Complaint
+from netscript_workers.errors import ConfigurationError
 
 _LOOK_MILLISECONDS = 300
 _PATIENCE_SECONDS = 5.0
@@ -25,12 +29,16 @@ _WELL_AFTER_SECONDS = 10.0
 class _Child:
     """One process, started again when it ends by itself."""
 
-    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], places: Path
+    ) -> None:
         self.name = name
-        self._environment = environment
+        self._complaint = Complaint(places / name)
+        self._environment = {**environment, **self._complaint.environment}
         self._command = [sys.executable, "-m", "netscript_triggers", *command]
         self._backoff = _FIRST_BACKOFF
         self._again_at: float | None = None
+        self.complaint: str | None = None
         self.start()
 
     def start(self) -> None:
@@ -40,17 +48,22 @@ class _Child:
             self._command, stdin=subprocess.PIPE, process_group=0, env=self._environment
         )
         self._started = time.monotonic()
-        self._again_at = None
+        self._again_at = self.complaint = None
 
     def look_after(self) -> None:
-        """Start it again if it has ended, later and later."""
+        """Start it again if it has ended, later and later; a project at fault is waited for."""
         now = time.monotonic()
+        if self.complaint is not None:
+            return
         if self._again_at is not None:
             if now >= self._again_at:
                 self.start()
             return
         code = self._process.poll()
         if code is None:
+            return
+        self.complaint = self._complaint.take()
+        if self.complaint is not None:
             return
         if now - self._started > _WELL_AFTER_SECONDS:
             self._backoff = _FIRST_BACKOFF
@@ -94,20 +107,35 @@ def supervise(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    children = [_Child(name, command, environment) for name, command in commands.items()]
-    try:
-        for changed in _rounds(watch, stopped):
-            if changed:
-                names = ", ".join(sorted(Path(path).name for path in changed)[:3])
-                typer.echo(f"{names} changed: restarting", err=True)
-                _end(children)
+    with tempfile.TemporaryDirectory(prefix="netscript-dev-") as places:
+        children = [_Child(name, commands[name], environment, Path(places)) for name in commands]
+        said: set[str] = set()
+        try:
+            for changed in _rounds(watch, stopped):
+                if changed:
+                    names = ", ".join(sorted(Path(path).name for path in changed)[:3])
+                    typer.echo(f"{names} changed: restarting", err=True)
+                    said.clear()
+                    _end(children)
+                    for child in children:
+                        child.start()
                 for child in children:
-                    child.start()
-            for child in children:
-                child.look_after()
-    finally:
-        _end(children)
+                    child.look_after()
+                _say_what_keeps(children, said)
+                if said and watch is None:
+                    return 1
+        finally:
+            _end(children)
     return 0
+
+
+def _say_what_keeps(children: Sequence[_Child], said: set[str]) -> None:
+    """Say once what several can't start for."""
+    for child in children:
+        if child.complaint is not None and child.complaint not in said:
+            said.add(child.complaint)
+            typer.echo(f"netscript: {child.complaint}", err=True)
+            typer.echo("waiting for a file to change", err=True)
 
 
 class _Stopped:
@@ -127,15 +155,21 @@ def _rounds(place: Path | None, stopped: _Stopped) -> Iterator[set[str]]:
             yield set()
             time.sleep(_LOOK_MILLISECONDS / 1000)
         return
-    for changes in watch_files(
-        place,
-        watch_filter=PythonFilter(extra_extensions=(".toml", ".env")),
-        stop_event=stopped,
-        rust_timeout=_LOOK_MILLISECONDS,
-        yield_on_timeout=True,
-        raise_interrupt=False,
-    ):
-        yield {path for _, path in changes}
+    try:
+        for changes in watch_files(
+            place,
+            watch_filter=PythonFilter(extra_extensions=(".toml", ".env")),
+            stop_event=stopped,
+            rust_timeout=_LOOK_MILLISECONDS,
+            yield_on_timeout=True,
+            raise_interrupt=False,
+        ):
+            yield {path for _, path in changes}
+    except OSError as error:  # a folder below may be nobody's to read, or there are too many
+        raise ConfigurationError(
+            f"{place} can't be watched: {error.strerror or error}.",
+            hint="Start it with --no-reload, or raise fs.inotify.max_user_watches.",
+        ) from error
 
 
 def _end(children: Sequence[_Child]) -> None:

@@ -104,7 +104,8 @@ def signed_request(
         named = () if callable(trigger.secret_env) else trigger.secret_env
         raise ConfigurationError(
             f'There is no secret to sign for webhook "{trigger.id}".',
-            hint=f"Set {' or '.join(named) or 'its variable'}, or pass secret=...",
+            hint=f"Set {' or '.join(named) or 'its variable'} in the environment or in .env; in a "
+            "test, pass secret=...",
         )
     given = {"Content-Type": _type_of(trigger), **(headers or {})}
     origin = os.environ.get("NETSCRIPT_PUBLIC_URL", "") if public_url is None else public_url

@@ -70,6 +70,12 @@ class Instants(Protocol):
         ...
 
 
+_HINT = (
+    "The five fields are minute (0-59), hour (0-23), day of the month (1-31), month (1-12) and day "
+    "of the week (0-7 or mon-sun), as in 30 6 * * mon-fri."
+)
+
+
 def parse_cron(owner: str, expression: str) -> str:
     """Return an expression in its plain form: five fields, lower case, single blanks.
 
@@ -89,13 +95,15 @@ def parse_cron(owner: str, expression: str) -> str:
     if len(fields) != 5:
         raise ConfigurationError(
             f"{owner}: cron={told} must have five fields.",
-            hint="They are: minute, hour, day of the month, month, day of the week.",
+            hint=_HINT,
         )
     for field, longest in zip(fields, _LONGEST_STEPS, strict=True):
         for part in field.split(","):
             read = _PART.fullmatch(part)
             if read is None:
-                raise ConfigurationError(f"{owner}: cron={told} can't be read: {part[:40]!r}.")
+                raise ConfigurationError(
+                    f"{owner}: cron={told} can't be read: {part[:40]!r}.", hint=_HINT
+                )
             if read[1] is not None and int(read[1]) > longest:
                 raise ConfigurationError(
                     f"{owner}: cron={told} steps over its own field: {part!r}.",
@@ -118,7 +126,9 @@ def _try(owner: str, plain: str, told: str) -> None:
             f"{owner}: cron={told} can never be due.", hint="No month has such a day."
         ) from error
     except (CroniterError, ValueError, KeyError, TypeError) as error:
-        raise ConfigurationError(f"{owner}: cron={told} can't be read: {error}.") from error
+        raise ConfigurationError(
+            f"{owner}: cron={told} can't be read: {error}.", hint=_HINT
+        ) from error
 
 
 def parse_zone(owner: str, name: str) -> str:

@@ -176,11 +176,15 @@ def _paths(module: ModuleType) -> list[str]:
 def _import(name: str, path: Path) -> ModuleType:
     try:
         module = importlib.import_module(name)
-    except ConfigurationError:
+    except (DiscoveryError, DuplicateIdError):
         raise
+    except ConfigurationError as error:
+        told = f"{_place_of(error, path)}: {error.message}"
+        raise DiscoveryError(told, hint=error.hint) from error
     except (Exception, SystemExit) as error:
         place = _place_of(error, path)
-        raise DiscoveryError(f"{place}: {type(error).__name__}: {error}".rstrip(": ")) from error
+        said = error.msg if isinstance(error, SyntaxError) else str(error)
+        raise DiscoveryError(f"{place}: {type(error).__name__}: {said}".rstrip(": ")) from error
     return module
 
 

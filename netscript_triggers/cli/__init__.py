@@ -24,6 +24,7 @@ from netscript_triggers.cli import (
 )
 from netscript_triggers.cli.given import check_text
 from netscript_triggers.cli.output import complain
+from netscript_triggers.complaints import hand_over
 from netscript_workers.errors import NetscriptError, StoreUnavailableError
 
 app = typer.Typer(
@@ -73,7 +74,8 @@ def main() -> None:
     try:
         app()
     except NetscriptError as error:
-        complain(error)
+        if not hand_over(error):
+            complain(error)
         sys.exit(1)
     except BrokenPipeError:  # the reader of our output has seen enough
         sys.stderr.close()

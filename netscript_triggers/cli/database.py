@@ -7,37 +7,45 @@ from typing import Annotated
 
 import typer
 
+from netscript_triggers.cli.deeds import note
 from netscript_triggers.cli.output import AsJson, ProjectDir, load_settings, print_json
 
 app = typer.Typer(help="The database: its schema, and what is past its time.", no_args_is_help=True)
 
 
 @app.command()
-def upgrade(project: ProjectDir = Path()) -> None:
+def upgrade(project: ProjectDir = Path(), as_json: AsJson = False) -> None:
     """Bring the database to the schema of this version; safe to run twice and at once."""
     from netscript_workers.store import migrations
     from netscript_workers.store.engine import masked
 
     settings = load_settings(project)
     migrations.upgrade(settings.url)
-    typer.echo(f"{masked(settings.url)} is at revision {migrations.head()}.")
+    if as_json:
+        print_json({"database": masked(settings.url), "revision": migrations.head()})
+    else:
+        typer.echo(f"{masked(settings.url)} is at revision {migrations.head()}.")
 
 
 @app.command()
-def current(project: ProjectDir = Path()) -> None:
+def current(project: ProjectDir = Path(), as_json: AsJson = False) -> None:
     """Show the revision that the database has."""
     from netscript_workers.store import migrations
     from netscript_workers.store.engine import Store
 
     store = Store(load_settings(project).url)
     try:
-        typer.echo(migrations.current(store) or "none")
+        revision = migrations.current(store)
+        if as_json:
+            print_json({"revision": revision, "newest": migrations.head()})
+        else:
+            typer.echo(revision or "none")
     finally:
         store.dispose()
 
 
 @app.command()
-def check(project: ProjectDir = Path()) -> None:
+def check(project: ProjectDir = Path(), as_json: AsJson = False) -> None:
     """Exit 1 with a sentence unless the database has the schema of this version."""
     from netscript_workers.store import migrations
     from netscript_workers.store.engine import Store
@@ -45,7 +53,10 @@ def check(project: ProjectDir = Path()) -> None:
     store = Store(load_settings(project).url)
     try:
         migrations.check(store)
-        typer.echo(f"{store.url} is up to date (revision {migrations.head()}).")
+        if as_json:
+            print_json({"database": store.url, "revision": migrations.head()})
+        else:
+            typer.echo(f"{store.url} is up to date (revision {migrations.head()}).")
     finally:
         store.dispose()
 
@@ -82,6 +93,7 @@ def prune(
             while more := retention.prune(store, kept) + events.prune(store, kept):
                 gone += more
                 status.update(f"{gone:,} rows")
+        note(store, "database.prune", f"{gone:,} rows")
     finally:
         store.dispose()
     if as_json:

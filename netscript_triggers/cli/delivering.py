@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from netscript_triggers.cli.completing import trigger_ids
 from netscript_triggers.cli.given import json_of
 from netscript_triggers.cli.opening import opened
 from netscript_triggers.cli.outcomes import discovered, follow, tell
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
 
 def deliver(
-    trigger_id: Annotated[str, typer.Argument(metavar="TRIGGER", show_default=False)],
+    trigger_id: Annotated[
+        str, typer.Argument(metavar="TRIGGER", show_default=False, autocompletion=trigger_ids)
+    ],
     payload: Annotated[str, typer.Option(help="The payload, as JSON.")] = "{}",
     url: Annotated[
         str | None,

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from netscript_triggers.cli.bulk import change_all, told
+from netscript_triggers.cli.completing import event_ids, trigger_ids
+from netscript_triggers.cli.deeds import described, note
 from netscript_triggers.cli.given import json_of
 from netscript_triggers.cli.opening import opened
 from netscript_triggers.cli.operating import Statuses, When, micros_of, one_of, words_of
@@ -31,7 +35,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Events: list them, show one, replay some.", no_args_is_help=True)
 
-Trigger = Annotated[str | None, typer.Option(help="Of this trigger.", show_default=False)]
+Trigger = Annotated[
+    str | None,
+    typer.Option(help="Of this trigger.", show_default=False, autocompletion=trigger_ids),
+]
 Status = Annotated[str | None, typer.Option(help="Of this status.", show_default=False)]
 
 
@@ -92,7 +99,9 @@ def list_(
 
 @app.command()
 def show(
-    event_id: Annotated[str, typer.Argument(metavar="EVENT", show_default=False)],
+    event_id: Annotated[
+        str, typer.Argument(metavar="EVENT", show_default=False, autocompletion=event_ids)
+    ],
     project: ProjectDir = Path(),
     as_json: AsJson = False,
 ) -> None:
@@ -128,7 +137,10 @@ def _show_story(detail: EventDetail) -> None:
 
 @app.command()
 def replay(
-    ids: Annotated[list[str] | None, typer.Argument(help="Events.", show_default=False)] = None,
+    ids: Annotated[
+        list[str] | None,
+        typer.Argument(help="Events.", show_default=False, autocompletion=event_ids),
+    ] = None,
     payload: Annotated[
         str | None,
         typer.Option(help="Run one event with this JSON, as a new event.", show_default=False),
@@ -161,19 +173,17 @@ def replay(
     value = None if payload is None else json_of(payload)
     if payload is not None and value is None:
         raise typer.BadParameter("it must not be null", param_hint="--payload")
-    if not ids and not yes:
-        typer.confirm("Replay all events that meet the conditions?", abort=True)
     with opened(project) as store:
         if ids:
             _each(store, project, ids, value, force=force, reason=reason, as_json=as_json)
             return
-        changed = replays.replay_many(store, wanted, force=force, note=reason)
+        again = partial(replays.replay_many, store, wanted, force=force, note=reason)
+        changed = change_all(lambda bounds: again(bounds=bounds), "Replay {count} events?", yes=yes)
+        note(store, "events.replay-many", described(wanted), reason)
     if as_json:
         print_json(changed)
-        return
-    noun = "event runs" if changed.count == 1 else "events run"
-    skipped = f"; {changed.skipped} could not be replayed" if changed.skipped else ""
-    typer.echo(f"{changed.count} {noun} again{skipped}.")
+    else:
+        typer.echo(told(changed, "event", "runs again", "run again", "replayed"))
 
 
 def _wanted(
@@ -228,6 +238,7 @@ def _each(
             refused.append({"id": id_, "code": error.code, "error": str(error)})
             complain(error)
             continue
+        note(store, "events.replay", id_, reason)
         detail = event_detail(store, new)
         done.append(whole(detail))
         if not as_json:

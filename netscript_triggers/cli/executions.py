@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from netscript_triggers.cli import following, operating
+from netscript_triggers.cli.completing import execution_ids, job_ids, topic_names
 from netscript_triggers.cli.opening import opened
 from netscript_triggers.cli.output import AsJson, ProjectDir, print_json, print_table
 
@@ -31,8 +32,13 @@ def list_(
         str | None, typer.Option(help="Go on after a page.", show_default=False)
     ] = None,
     status: operating.Statuses = None,
-    job: Annotated[str | None, typer.Option(help="Of this job only.", show_default=False)] = None,
-    topic: Annotated[str | None, typer.Option(show_default=False)] = None,
+    job: Annotated[
+        str | None,
+        typer.Option(help="Of this job only.", show_default=False, autocompletion=job_ids),
+    ] = None,
+    topic: Annotated[
+        str | None, typer.Option(show_default=False, autocompletion=topic_names)
+    ] = None,
     reason: Annotated[str | None, typer.Option(show_default=False)] = None,
     correlation_id: operating.Correlation = None,
     since: operating.When = None,
@@ -73,7 +79,7 @@ def list_(
 
 @app.command()
 def show(
-    execution_id: Annotated[str, typer.Argument(show_default=False)],
+    execution_id: Annotated[str, typer.Argument(show_default=False, autocompletion=execution_ids)],
     project: ProjectDir = Path(),
     as_json: AsJson = False,
 ) -> None:

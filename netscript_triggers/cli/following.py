@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from netscript_triggers.cli.completing import job_ids, topic_names
 from netscript_triggers.cli.opening import opened
 from netscript_triggers.cli.operating import one_of
 from netscript_triggers.cli.output import ProjectDir, clean
@@ -22,8 +23,13 @@ _AT_A_TIME = 100
 
 
 def tail(
-    job: Annotated[str | None, typer.Option(help="Of this job only.", show_default=False)] = None,
-    topic: Annotated[str | None, typer.Option(show_default=False)] = None,
+    job: Annotated[
+        str | None,
+        typer.Option(help="Of this job only.", show_default=False, autocompletion=job_ids),
+    ] = None,
+    topic: Annotated[
+        str | None, typer.Option(show_default=False, autocompletion=topic_names)
+    ] = None,
     status: Annotated[str | None, typer.Option(show_default=False)] = None,
     project: ProjectDir = Path(),
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line.")] = False,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from netscript_triggers.cli.completing import job_ids
+from netscript_triggers.cli.deeds import note
 from netscript_triggers.cli.given import payload_of
 from netscript_triggers.cli.output import AsJson, ProjectDir, load_settings, print_json, print_table
 from netscript_triggers.cli.waiting import show_result, show_until_ended
@@ -74,7 +76,9 @@ def _cron(shown: dict[str, Any]) -> str | None:
 
 @app.command()
 def trigger(
-    job_id: Annotated[str, typer.Argument(help="The job.", show_default=False)],
+    job_id: Annotated[
+        str, typer.Argument(help="The job.", show_default=False, autocompletion=job_ids)
+    ],
     payload: Annotated[str, typer.Option(help="Its payload, as JSON.")] = "{}",
     idempotency_key: Annotated[str | None, typer.Option(show_default=False)] = None,
     concurrency_key: Annotated[str | None, typer.Option(show_default=False)] = None,
@@ -152,6 +156,7 @@ def trigger(
             from netscript_workers.errors import IdempotencyConflictError
 
             raise IdempotencyConflictError(job_id, idempotency_key or "", enqueued.execution_id)
+        note(store, "jobs.trigger", job_id)
         if not wait:
             _say(job_id, enqueued.execution_id, duplicate=enqueued.duplicate, as_json=as_json)
             return

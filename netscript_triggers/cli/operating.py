@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from netscript_triggers.cli.bulk import change_all, told
+from netscript_triggers.cli.completing import execution_ids, job_ids, topic_names
+from netscript_triggers.cli.deeds import Why, described, note
 from netscript_triggers.cli.given import payload_of
 from netscript_triggers.cli.opening import opened
 from netscript_triggers.cli.output import AsJson, ProjectDir, complain, load_settings, print_json
@@ -23,10 +28,18 @@ if TYPE_CHECKING:
 
 Word = TypeVar("Word", bound=StrEnum)
 
-Ids = Annotated[list[str] | None, typer.Argument(help="Executions.", show_default=False)]
+Ids = Annotated[
+    list[str] | None,
+    typer.Argument(help="Executions.", show_default=False, autocompletion=execution_ids),
+]
 Status = Annotated[str | None, typer.Option(help="All of this status.", show_default=False)]
-Job = Annotated[str | None, typer.Option(help="All of this job.", show_default=False)]
-Topic = Annotated[str | None, typer.Option(help="All of this topic.", show_default=False)]
+Job = Annotated[
+    str | None, typer.Option(help="All of this job.", show_default=False, autocompletion=job_ids)
+]
+Topic = Annotated[
+    str | None,
+    typer.Option(help="All of this topic.", show_default=False, autocompletion=topic_names),
+]
 Correlation = Annotated[
     str | None, typer.Option("--correlation-id", help="All that one cause led to.")
 ]
@@ -44,6 +57,7 @@ When = Annotated[
     ),
 ]
 All = Annotated[bool, typer.Option("--all", help="Without any other condition.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 
 
 def retry(
@@ -61,6 +75,8 @@ def retry(
     correlation_id: Correlation = None,
     reason: Reason = None,
     all_: All = False,
+    yes: Yes = False,
+    why: Why = None,
     project: ProjectDir = Path(),
     as_json: AsJson = False,
 ) -> None:
@@ -71,6 +87,7 @@ def retry(
     _check_usage(ids, wanted, everything=all_)
     if payload is not None and (ids is None or len(ids) != 1):
         raise typer.BadParameter("name one execution with it", param_hint="--payload")
+    deed = Deed("executions.retry", why)
     with opened(project, rings=True) as store:
         if payload is not None and ids:
             edited = payload_of(payload)
@@ -80,12 +97,17 @@ def retry(
                 ids,
                 lambda id_: retries.retry_edited(store, id_, edited, catalog),
                 "runs again with another payload, as {new}",
+                deed,
                 as_json=as_json,
             )
         elif ids:
-            _each(store, ids, lambda id_: retries.retry(store, id_), "runs again", as_json=as_json)
+            again = partial(retries.retry, store)
+            _each(store, ids, again, "runs again", deed, as_json=as_json)
         else:
-            _say(bulk.retry_many(store, wanted), "run again", as_json=as_json)
+            again_all = partial(bulk.retry_many, store, wanted, None)
+            changed = change_all(again_all, "Retry {count} executions?", yes=yes)
+            note(store, "executions.retry-many", described(wanted), why)
+            _say(changed, ("runs again", "run again"), as_json=as_json)
 
 
 def cancel(
@@ -96,6 +118,8 @@ def cancel(
     correlation_id: Correlation = None,
     reason: Reason = None,
     all_: All = False,
+    yes: Yes = False,
+    why: Why = None,
     project: ProjectDir = Path(),
     as_json: AsJson = False,
 ) -> None:
@@ -104,16 +128,24 @@ def cancel(
 
     wanted = wanted_from(status, reason, job, topic, correlation_id)
     _check_usage(ids, wanted, everything=all_)
+    deed = Deed("executions.cancel", why)
     with opened(project, rings=True) as store:
         if ids:
-            done = "is {status}"
-            _each(store, ids, lambda id_: cancelling.cancel(store, id_), done, as_json=as_json)
+            end = partial(cancelling.cancel, store)
+            _each(store, ids, end, "is {status}", deed, as_json=as_json)
         else:
-            _say(bulk.cancel_many(store, wanted), "are cancelled", as_json=as_json)
+            end_all = partial(bulk.cancel_many, store, wanted, None)
+            changed = change_all(end_all, "Cancel {count} executions?", yes=yes)
+            note(store, "executions.cancel-many", described(wanted), why)
+            _say(changed, ("is cancelled", "are cancelled"), as_json=as_json)
 
 
 def discard(
-    ids: Annotated[list[str], typer.Argument(help="Failed executions.", show_default=False)],
+    ids: Annotated[
+        list[str],
+        typer.Argument(help="Failed executions.", show_default=False, autocompletion=execution_ids),
+    ],
+    why: Why = None,
     project: ProjectDir = Path(),
     as_json: AsJson = False,
 ) -> None:
@@ -121,21 +153,32 @@ def discard(
     from netscript_workers.store import retries
 
     with opened(project) as store:
-        _each(store, ids, lambda id_: retries.discard(store, id_), "is discarded", as_json=as_json)
+        away, deed = partial(retries.discard, store), Deed("executions.discard", why)
+        _each(store, ids, away, "is discarded", deed, as_json=as_json)
 
 
 def explain(
-    execution_id: Annotated[str, typer.Argument(metavar="EXECUTION", show_default=False)],
+    execution_id: Annotated[
+        str, typer.Argument(metavar="EXECUTION", show_default=False, autocompletion=execution_ids)
+    ],
     project: ProjectDir = Path(),
     as_json: AsJson = False,
 ) -> None:
     """Tell what an execution does, what it waits for, or how it ended."""
     with opened(project) as store:
-        told = explanation_of(store, execution_id)
+        found = explanation_of(store, execution_id)
     if as_json:
-        print_json(told)
+        print_json(found)
     else:
-        typer.echo(f"{told.code}: {told.sentence}")
+        typer.echo(f"{found.code}: {found.sentence}")
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """What a command does to each of several, as the audit calls it, and why."""
+
+    action: str
+    why: str | None
 
 
 def add_to(app: typer.Typer) -> None:
@@ -223,6 +266,7 @@ def _each(
     ids: Sequence[str],
     change: Callable[[str], str | None],
     done: str,
+    deed: Deed,
     *,
     as_json: bool,
 ) -> None:
@@ -239,6 +283,7 @@ def _each(
             refused.append({"id": id_, "code": error.code, "error": str(error)})
             complain(error)
             continue
+        note(store, deed.action, id_, deed.why)
         with store.read() as conn:
             detail = queries.get_execution(conn, new or id_, now=store.now(conn))
         changed.append(detail)
@@ -253,10 +298,8 @@ def _each(
         raise typer.Exit(1)
 
 
-def _say(changed: Changed, what: str, *, as_json: bool) -> None:
+def _say(changed: Changed, done: tuple[str, str], *, as_json: bool) -> None:
     if as_json:
         print_json(changed)
-        return
-    noun = "execution" if changed.count == 1 else "executions"
-    skipped = f"; {changed.skipped} could not be changed" if changed.skipped else ""
-    typer.echo(f"{changed.count} {noun} {what}{skipped}.")
+    else:
+        typer.echo(told(changed, "execution", *done, "changed"))

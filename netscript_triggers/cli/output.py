@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,10 +36,15 @@ def load_settings(project: Path, **flags: Any) -> Settings:
         raise typer.Exit(2)
     try:
         load_environment(project)
-        return Settings.load(project, **flags)
+        with warnings.catch_warnings(record=True) as doubts:
+            warnings.simplefilter("always")
+            settings = Settings.load(project, **flags)
     except ConfigurationError as error:
         complain(error)
         raise typer.Exit(2) from None
+    for doubt in doubts:
+        typer.echo(f"netscript: {doubt.message}", err=True)
+    return settings
 
 
 def print_json(value: Any) -> None:

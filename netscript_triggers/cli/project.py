@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from netscript_triggers.cli.completing import words
 from netscript_triggers.cli.output import AsJson, ProjectDir, load_settings, print_json
 
 secrets = typer.Typer(help="Secrets for senders and for the API.", no_args_is_help=True)
@@ -58,6 +59,7 @@ def add(
         str,
         typer.Argument(
             metavar="KIND",
+            autocompletion=words("job", "webhook", "schedule", "file-watch", "manual"),
             help="job, webhook, schedule, file-watch or manual.",
             show_default=False,
         ),
@@ -92,15 +94,18 @@ def new_secret(
         bool,
         typer.Option("--standard", help="As Standard Webhooks and Svix write it: whsec_…"),
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print a strong secret of 256 bits."""
     from netscript_triggers.scaffold import SECRET_BYTES, new_secret
 
+    secret = new_secret()
     if standard:
         import base64
         import secrets as source
 
-        encoded = base64.b64encode(source.token_bytes(SECRET_BYTES)).decode()
-        typer.echo(f"whsec_{encoded}")
+        secret = f"whsec_{base64.b64encode(source.token_bytes(SECRET_BYTES)).decode()}"
+    if as_json:
+        print_json({"secret": secret})
     else:
-        typer.echo(new_secret())
+        typer.echo(secret)

@@ -15,6 +15,7 @@ from netscript_triggers.cli.output import ProjectDir, load_settings
 
 if TYPE_CHECKING:
     from netscript_triggers.definitions import AnyTrigger
+    from netscript_workers.settings import Settings
 
 LogLevel = Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")]
 Host = Annotated[str | None, typer.Option(help="The address to listen at.", show_default=False)]
@@ -45,13 +46,15 @@ def dev(
 ) -> None:
     """Migrate, then run server and worker, restarted when a file changes."""
     from netscript_triggers.cli.environment import inherited
-    from netscript_triggers.exposure import check_exposure
+    from netscript_triggers.exposure import bind, check_exposure
     from netscript_triggers.supervisor import supervise
     from netscript_workers.store.migrations import upgrade
 
     _log(log_level)
     settings = load_settings(project, host=host, port=port)
     check_exposure(settings, insecure=insecure)
+    _check_project(settings)
+    bind(settings.host, settings.port).close()
     upgrade(settings.url)
     shared = ["--project", str(project), "--log-level", log_level, "--supervised"]
     address = ["--host", settings.host, "--port", str(settings.port)]
@@ -170,6 +173,19 @@ def _log(level: str) -> None:
     # Alembic tells every start which database it looks at.
     for name in ("alembic", "watchfiles"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _check_project(settings: Settings) -> None:
+    """Refuse a folder that holds no project, before anything is made in it."""
+    from netscript_workers.errors import ConfigurationError
+
+    folders = (settings.jobs_dir, settings.triggers_dir)
+    if not any((settings.project_dir / folder).is_dir() for folder in folders):
+        raise ConfigurationError(
+            f"There is no project in {settings.project_dir}: it has neither {folders[0]}/ nor "
+            f"{folders[1]}/.",
+            hint="Go to one, or begin one with: netscript init shop",
+        )
 
 
 def _end_with_parent() -> None:

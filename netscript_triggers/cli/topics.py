@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from netscript_triggers.cli.completing import topic_names
+from netscript_triggers.cli.deeds import Why, note
 from netscript_triggers.cli.output import AsJson, ProjectDir, load_settings, print_json, print_table
 
 if TYPE_CHECKING:
@@ -15,7 +17,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Topics: list them, pause, resume and limit one.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(metavar="TOPIC", show_default=False)]
+Name = Annotated[
+    str, typer.Argument(metavar="TOPIC", show_default=False, autocompletion=topic_names)
+]
 
 
 @app.command("list")
@@ -55,20 +59,25 @@ def list_(project: ProjectDir = Path(), as_json: AsJson = False) -> None:
 
 
 @app.command()
-def pause(topic: Name, project: ProjectDir = Path(), as_json: AsJson = False) -> None:
+def pause(
+    topic: Name, why: Why = None, project: ProjectDir = Path(), as_json: AsJson = False
+) -> None:
     """Have nothing more of a topic claimed; what runs goes on."""
     from netscript_workers.store import topics
 
     store = _open(project, topic)
     try:
         topics.pause(store, topic)
+        note(store, "topics.pause", topic, why)
         _show(_read(store, topic), "is paused", as_json=as_json)
     finally:
         store.dispose()
 
 
 @app.command()
-def resume(topic: Name, project: ProjectDir = Path(), as_json: AsJson = False) -> None:
+def resume(
+    topic: Name, why: Why = None, project: ProjectDir = Path(), as_json: AsJson = False
+) -> None:
     """Have a topic claimed again."""
     from netscript_workers.store import topics
     from netscript_workers.store.wake import make_bell
@@ -78,6 +87,7 @@ def resume(topic: Name, project: ProjectDir = Path(), as_json: AsJson = False) -
     try:
         topics.resume(store, topic)
         bell.ring()
+        note(store, "topics.resume", topic, why)
         _show(_read(store, topic), "is claimed again", as_json=as_json)
     finally:
         bell.close()
@@ -88,6 +98,7 @@ def resume(topic: Name, project: ProjectDir = Path(), as_json: AsJson = False) -
 def limit(
     topic: Name,
     rate: Annotated[str, typer.Argument(metavar="RATE|none", show_default=False)],
+    why: Why = None,
     project: ProjectDir = Path(),
     as_json: AsJson = False,
 ) -> None:
@@ -103,6 +114,7 @@ def limit(
     try:
         topics.set_rate(store, topic, None if rate == "none" else rate)
         bell.ring()
+        note(store, "topics.limit", topic, why)
         told = "has no rate" if rate == "none" else f"starts no more than {rate}"
         _show(_read(store, topic), told, as_json=as_json)
     finally:

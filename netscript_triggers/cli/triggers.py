@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from netscript_triggers.cli.completing import trigger_ids
+from netscript_triggers.cli.deeds import Why, note
 from netscript_triggers.cli.delivering import deliver
 from netscript_triggers.cli.given import json_of
 from netscript_triggers.cli.opening import opened
@@ -32,7 +34,9 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-Id = Annotated[str, typer.Argument(metavar="TRIGGER", show_default=False)]
+Id = Annotated[
+    str, typer.Argument(metavar="TRIGGER", show_default=False, autocompletion=trigger_ids)
+]
 Payload = Annotated[str, typer.Option(help="The payload, as JSON.")]
 
 app.command("test")(deliver)
@@ -82,15 +86,19 @@ def show(trigger_id: Id, project: ProjectDir = Path(), as_json: AsJson = False) 
 
 
 @app.command()
-def enable(trigger_id: Id, project: ProjectDir = Path(), as_json: AsJson = False) -> None:
+def enable(
+    trigger_id: Id, why: Why = None, project: ProjectDir = Path(), as_json: AsJson = False
+) -> None:
     """Enable a trigger and close its circuit; servers know within about a second."""
-    _switch(trigger_id, project, enabled=True, as_json=as_json)
+    _switch(trigger_id, project, why, enabled=True, as_json=as_json)
 
 
 @app.command()
-def disable(trigger_id: Id, project: ProjectDir = Path(), as_json: AsJson = False) -> None:
+def disable(
+    trigger_id: Id, why: Why = None, project: ProjectDir = Path(), as_json: AsJson = False
+) -> None:
     """Disable a trigger: a webhook is as if it was not there, and its events wait."""
-    _switch(trigger_id, project, enabled=False, as_json=as_json)
+    _switch(trigger_id, project, why, enabled=False, as_json=as_json)
 
 
 @app.command()
@@ -151,6 +159,7 @@ def fire(
                 (receipt,) = outbox.store(conn, store.dialect, [submission], now=now, window=window)
         if receipt.duplicate_of is not None and receipt.conflict:
             raise FireConflictError(trigger_id, idempotency_key or "", receipt.duplicate_of)
+        note(store, "triggers.fire", trigger_id, options.reason)
         first = receipt.duplicate_of or event_id
         detail = follow(store, first, wait)
     if as_json:
@@ -216,8 +225,10 @@ def _record(
         try:
             return stored.get_trigger(conn, trigger_id, now=now)
         except TriggerNotFoundError:
-            if not triggers or trigger_id not in triggers:
+            if triggers is None:
                 raise
+            if trigger_id not in triggers:
+                raise TriggerNotFoundError(trigger_id, triggers) from None
     stored.register(store, [triggers[trigger_id]])  # no server has started since it was written
     return _record(store, trigger_id)
 
@@ -243,12 +254,15 @@ def _show(record: TriggerRecord, *, as_json: bool) -> None:
             typer.echo(f"{name:<18}{clean(value if isinstance(value, str) else json.dumps(value))}")
 
 
-def _switch(trigger_id: str, project: Path, *, enabled: bool, as_json: bool) -> None:
+def _switch(
+    trigger_id: str, project: Path, why: str | None, *, enabled: bool, as_json: bool
+) -> None:
     from netscript_triggers.records import shown
     from netscript_triggers.store import triggers
 
     with opened(project) as store:
         record = triggers.set_enabled(store, trigger_id, enabled=enabled)
+        note(store, f"triggers.{'enable' if enabled else 'disable'}", trigger_id, why)
     if as_json:
         print_json(shown(record))
     else:

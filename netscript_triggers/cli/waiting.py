@@ -36,7 +36,9 @@ def show_until_ended(store: Store, execution_id: str, timeout: float | None) -> 
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    quiet = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
         task = bar.add_task("waits", total=100.0)
         record: ExecutionRecord | None = None
         for record, sentence in _until_ended(store, execution_id, timeout):

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from netscript_triggers.cli.completing import worker_ids
+from netscript_triggers.cli.deeds import Why, note
 from netscript_triggers.cli.output import AsJson, ProjectDir, load_settings, print_json, print_table
 
 app = typer.Typer(help="Workers: list them, have one leave.", no_args_is_help=True)
@@ -63,7 +65,10 @@ def list_(project: ProjectDir = Path(), as_json: AsJson = False) -> None:
 
 @app.command()
 def drain(
-    worker_id: Annotated[str, typer.Argument(metavar="WORKER", show_default=False)],
+    worker_id: Annotated[
+        str, typer.Argument(metavar="WORKER", show_default=False, autocompletion=worker_ids)
+    ],
+    why: Why = None,
     project: ProjectDir = Path(),
     as_json: AsJson = False,
 ) -> None:
@@ -77,6 +82,7 @@ def drain(
     try:
         told = presence.request_drain(store, worker_id)
         bell.ring()
+        note(store, "workers.drain", worker_id, why)
     finally:
         bell.close()
         store.dispose()

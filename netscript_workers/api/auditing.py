@@ -19,8 +19,6 @@ from netscript_workers.store.engine import Store
 
 logger = logging.getLogger(__name__)
 
-MAX_TEXT = 500
-
 _NOTES = "netscript.notes"
 
 routes = APIRouter(prefix="/api/v1/audit", tags=["audit"])
@@ -75,9 +73,3 @@ def notes_of(scope: MutableMapping[str, Any]) -> dict[str, str]:
     """Return what a request's handler has noted."""
     found: dict[str, str] = scope.get(_NOTES, {})
     return found
-
-
-def as_text(given: str) -> str:
-    """Return what can be stored and shown of a text."""
-    shown = "".join(char if char.isprintable() else " " for char in given[:MAX_TEXT])
-    return shown.strip()

@@ -15,7 +15,7 @@ from starlette.responses import RedirectResponse, Response
 
 from netscript_workers.api.access import AccessTable, Found
 from netscript_workers.api.answers import Problem
-from netscript_workers.api.auditing import Recorder, as_text, notes_of
+from netscript_workers.api.auditing import Recorder, notes_of
 from netscript_workers.api.authentication import Authentication, insufficient, unauthorized
 from netscript_workers.api.browsers import (
     HEADERS,
@@ -24,7 +24,7 @@ from netscript_workers.api.browsers import (
     foreign_host,
     foreign_origin,
 )
-from netscript_workers.store.audit import Deed
+from netscript_workers.store.audit import Deed, as_text
 from netscript_workers.tokens import LOCAL, Role, Token
 
 Scope: TypeAlias = MutableMapping[str, Any]

@@ -14,13 +14,15 @@ from netscript_workers.records import AuditRecord
 from netscript_workers.store.engine import Store
 from netscript_workers.store.schema import audit
 
+MAX_TEXT = 500
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deed:
     """Something that somebody did.
 
     Attributes:
-        who: The name of a token, or `local`.
+        who: The name of a token, or `local`; of a command, who was logged in.
         action: Such as `executions.cancel`.
         subject: What it was done to: an id, or which ones were meant.
         reason: Why, in their own words.
@@ -40,6 +42,12 @@ class AuditPage:
 
     entries: tuple[AuditRecord, ...]
     next_cursor: str | None
+
+
+def as_text(given: str) -> str:
+    """Return what can be stored and shown of a text."""
+    shown = "".join(char if char.isprintable() else " " for char in given[:MAX_TEXT])
+    return shown.strip()
 
 
 def record(store: Store, deeds: Sequence[Deed]) -> None:

@@ -12,6 +12,7 @@ from netscript_workers.store.engine import Store
 from netscript_workers.store.schema import VERSION_TABLE
 
 _HINT = "Run: netscript db upgrade"
+_REACHING = "See that it runs and may be reached, and that NETSCRIPT_DATABASE_URL is right."
 
 
 def scripts() -> Path:
@@ -42,7 +43,7 @@ def current(store: Store) -> str | None:
             return _revision(conn)
     except DBAPIError as error:
         raise StoreUnavailableError(
-            f"The database {store.url} can't be reached.", hint=_reason(error)
+            f"The database {store.url} can't be reached: {_reason(error)}", hint=_REACHING
         ) from error
 
 
@@ -59,12 +60,16 @@ def check(store: Store) -> None:
     if has is None:
         raise SchemaOutdatedError(f"The database {store.url} has no netscript tables.", hint=_HINT)
     if has not in _revisions():
-        raise SchemaOutdatedError(
-            f"The database {store.url} was made by a newer netscript (revision {has}).",
-            hint="Upgrade netscript on this machine.",
-        )
+        raise _newer(store, has)
     raise SchemaOutdatedError(
         f"The database {store.url} is at revision {has}; this version needs {head()}.", hint=_HINT
+    )
+
+
+def _newer(store: Store, has: str) -> SchemaOutdatedError:
+    return SchemaOutdatedError(
+        f"The database {store.url} was made by a newer netscript (revision {has}).",
+        hint="Upgrade netscript on this machine.",
     )
 
 
@@ -72,6 +77,7 @@ def upgrade(url: str) -> None:
     """Bring the database to the newest revision; safe to run from two processes at once.
 
     Raises:
+        SchemaOutdatedError: A newer version has made it.
         StoreUnavailableError: The database can't be reached.
     """
     # Whoever only looks at the revision does without: it is 9 MiB in every process.
@@ -87,14 +93,17 @@ def upgrade(url: str) -> None:
                 conn.exec_driver_sql(
                     "SELECT pg_advisory_xact_lock(hashtextextended('netscript:migrate', 0))"
                 )
-            if _revision(conn) != head():
+            has = _revision(conn)
+            if has is not None and has not in _revisions():
+                raise _newer(store, has)
+            if has != head():
                 config = Config()
                 config.set_main_option("script_location", str(scripts()).replace("%", "%%"))
                 config.attributes["connection"] = conn
                 command.upgrade(config, "head")
     except DBAPIError as error:
         raise StoreUnavailableError(
-            f"The database {store.url} could not be migrated.", hint=_reason(error)
+            f"The database {store.url} could not be migrated: {_reason(error)}", hint=_REACHING
         ) from error
     finally:
         store.dispose()
@@ -108,4 +117,5 @@ def _revision(conn: Connection) -> str | None:
 
 
 def _reason(error: DBAPIError) -> str:
-    return str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else ""
+    told = str(error.orig).strip().splitlines()
+    return f"{told[0].removesuffix('.')}." if told else f"{type(error.orig).__name__}."

@@ -11,10 +11,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import typer.main
 
+from netscript_triggers import cli
 from netscript_workers.store import migrations
 from netscript_workers.store.engine import Store
 from tests.kit import run, scalar
@@ -87,6 +90,77 @@ def test_help_is_quick_and_names_the_commands(tmp_path: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert loaded.stdout.strip() == "set()"
+
+
+HEAVY = {"sqlalchemy", "fastapi", "pydantic_settings", "alembic", "httpx", "croniter", "uvicorn"}
+
+
+def commands() -> list[tuple[list[str], set[str]]]:
+    """Return every command, in words, and the options that it takes."""
+    found: list[tuple[list[str], set[str]]] = []
+
+    def walk(command: Any, words: list[str]) -> None:
+        for name, below in getattr(command, "commands", {}).items():
+            walk(below, [*words, name])
+        if not hasattr(command, "commands"):
+            found.append((words, {name for one in command.params for name in one.opts}))
+
+    walk(typer.main.get_command(cli.app), [])
+    return found
+
+
+def test_every_commands_help_loads_little(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom netscript_triggers.cli import app\n"
+        f"for words in {[words for words, _ in commands()]!r}:\n"
+        "    try:\n        app([*words, '--help'])\n"
+        "    except SystemExit as ended:\n        assert ended.code == 0, words\n"
+        f"    assert not {HEAVY!r} & set(sys.modules), words\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.count("Usage:") == len(commands())
+
+
+def test_every_command_but_the_processes_tells_json() -> None:
+    without = {" ".join(words) for words, options in commands() if "--json" not in options}
+    assert without == {"dev", "serve", "worker", "scheduler"}
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("jobs trigger s", ["slow", "stuck"]),
+        ("executions list --job sl", ["slow"]),
+        ("triggers fire ", []),
+        ("executions re", ["retry"]),
+        ("add f", ["file-watch"]),
+        ("executions show ", []),  # there is no database yet
+    ],
+)
+def test_tab_offers_what_there_is(project: Path, line: str, offered: list[str]) -> None:
+    words = ["netscript", *line.split(" ")]
+    env = {
+        **clean_environment(),
+        "COMP_WORDS": "\n".join(words),
+        "COMP_CWORD": str(len(words) - 1),
+        "_NETSCRIPT_COMPLETE": "complete_bash",
+    }
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from netscript_triggers import cli; cli.app(prog_name='netscript')",
+        ],
+        cwd=project,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout.split(), done.stderr) == (offered, "")
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_what_is_fired_tested_and_replayed_is_told(shop: Shop) -> None:
     assert f"replayed as       {event['id']}" in shown.stdout
 
 
-def test_a_disabled_webhook_is_tested_in_vain_and_bulk_replays_are_asked_about(shop: Shop) -> None:
+def test_a_disabled_webhook_is_tested_in_vain_and_what_is_wrong_usage_is_told(shop: Shop) -> None:
     assert shop.call("triggers", "disable", "orders").stdout == "orders is disabled.\n"
     told = shop.json("triggers", "show", "orders")
     assert (told["enabled"], told["circuit"]["state"]) == (False, "closed")
@@ -121,7 +121,6 @@ def test_a_disabled_webhook_is_tested_in_vain_and_bulk_replays_are_asked_about(s
     refused = shop.call("triggers", "fire", "orders", code=1)
     assert "is disabled" in refused.stderr
     shop.call("events", "replay", code=2)
-    shop.call("events", "replay", "--all", code=1)  # nobody answers the question
     told = shop.json("events", "replay", "--all", "--yes")
     assert told == {"count": 0, "skipped": 0, **ALL_SEEN}
     shop.call("events", "list", "--status", "nonsense", code=2)

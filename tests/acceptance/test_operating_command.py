@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import getpass
 import json
+import os
+import pty
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -105,6 +110,59 @@ def test_dead_letters_are_edited_discarded_and_retried_by_a_condition(
     assert told.stdout == "4 executions run again.\n"
     told = call(project, "executions", "cancel", "--all", "--json")
     assert json.loads(told.stdout) == {"count": 5, "skipped": 0, **ALL_SEEN}
+
+
+def test_what_is_done_stands_in_the_audit(project: Path, store: Store) -> None:
+    one, *_ = fail(store, 3)
+    call(project, "executions", "discard", one, "--why", "a test order")
+    call(project, "executions", "retry", "--job", "a", "--why", "the shop is back")
+    call(project, "executions", "cancel", "--all", "--yes")
+    call(project, "executions", "cancel", one, code=1)  # which does nothing, and is not in it
+    call(project, "topics", "pause", "orders", "--why", "maintenance")
+    entries = json.loads(call(project, "audit", "list", "--json").stdout)["entries"]
+    told = [(entry["action"], entry["subject"], entry["reason"]) for entry in reversed(entries)]
+    assert told == [
+        ("executions.discard", one, "a test order"),
+        ("executions.retry-many", '{"job_id":"a"}', "the shop is back"),
+        ("executions.cancel-many", '{"all":true}', None),
+        ("topics.pause", "orders", "maintenance"),
+    ]
+    assert {entry["who"] for entry in entries} == {getpass.getuser()}
+    assert all(entry["address"].startswith("command on ") for entry in entries)
+
+
+def test_many_are_changed_part_by_part_and_asked_about_at_a_terminal(
+    project: Path, store: Store
+) -> None:
+    fail(store, 1200)
+    no = at_terminal(project, "n\n", "executions", "retry", "--all")
+    assert "Retry 1,200 executions? [y/N]" in no
+    yes = at_terminal(project, "y\n", "executions", "retry", "--all")
+    assert "1,200 executions run again." in yes
+    told = call(project, "executions", "cancel", "--topic", "orders")
+    assert told.stderr == ""
+    assert told.stdout == "1,200 executions are cancelled.\n"
+
+
+def at_terminal(project: Path, answer: str, *command: str) -> str:
+    """Run a command at a terminal, answer what it asks, and return all that it shows."""
+    ours, its = pty.openpty()
+    done = subprocess.Popen(
+        [sys.executable, "-m", "netscript_triggers", *command],
+        cwd=project,
+        stdin=its,
+        stdout=its,
+        stderr=its,
+    )
+    os.close(its)
+    os.write(ours, answer.encode())
+    shown = b""
+    with contextlib.suppress(OSError):  # the last one at the other end has left
+        while part := os.read(ours, 65_536):
+            shown += part
+    os.close(ours)
+    done.wait(30)
+    return shown.decode()
 
 
 @pytest.mark.parametrize(
