@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
-from sqlalchemy import text
+from sqlalchemy import Connection, TextClause, text
 
 from netscript_workers.domain import ExecutionStatus
 from netscript_workers.records import ExecutionRecord
 from netscript_workers.store import changes, queries
+from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.engine import Store
 from netscript_workers.store.retention import number_changes
 
-# Executions that are read at a time; a commit may have some hundreds.
+# Executions, and their payloads' and results' characters, that are read at a time. What one commit
+# has is read together: some hundreds, where a worker ran as many.
 _MOST = 500
+_MOST_CHARACTERS = 8 * 1_048_576
+# So few can't be too much together: each part of one has a bound of its own.
+_FEW = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +91,7 @@ def read(store: Store, after: int, *, limit: int) -> Reading:
     with store.read() as conn:
         all_ = changes.read(conn, after, limit=limit)
         found = _some(all_)
+        found = _light(found, _sizes(conn, store.dialect, found))
         ids = sorted({id_ for change in found for id_, _ in change.items})
         now = store.now(conn)
         records = queries.get_records(conn, store.dialect, ids, now=now) if ids else {}
@@ -107,6 +115,28 @@ def _some(found: list[changes.Change]) -> list[changes.Change]:
     return found
 
 
+def _light(found: list[changes.Change], sizes: Mapping[str, int]) -> list[changes.Change]:
+    """Return the first commits, up to so many characters, and one in any case."""
+    told: set[str] = set()
+    size = 0
+    for place, change in enumerate(found):
+        ids = {id_ for id_, _ in change.items} - told
+        size += sum(sizes.get(id_, 0) for id_ in ids)
+        if size > _MOST_CHARACTERS and place:
+            return found[:place]
+        told |= ids
+    return found
+
+
+def _sizes(conn: Connection, dialect: Dialect, found: list[changes.Change]) -> dict[str, int]:
+    """Return how long payloads and results are, by id; nothing where they are few."""
+    ids = sorted({id_ for change in found for id_, _ in change.items})
+    if len(ids) <= _FEW:
+        return {}
+    rows = conn.execute(_lengths(dialect), {"ids": json.dumps(ids)})
+    return {str(row.id): row.size for row in rows}
+
+
 def progress(store: Store) -> Collection[Progress]:
     """Return how far all running executions are that have told."""
     with store.read() as conn:
@@ -115,6 +145,25 @@ def progress(store: Store) -> Collection[Progress]:
             Progress(str(row.id), row.job_id, row.topic, row.progress_percent, row.progress_message)
             for row in rows
         ]
+
+
+@cache
+def _lengths(dialect: Dialect) -> TextClause:
+    ids = dialect.members("ids", "id")
+    return text(
+        " UNION ALL ".join(
+            f"SELECT id, {' + '.join(_length(name) for name in columns)} AS size "
+            f"FROM netscript_{table} WHERE id IN {ids}"
+            for table, columns in (
+                ("executions", ("payload",)),
+                ("execution_history", ("payload", "result")),
+            )
+        )
+    )
+
+
+def _length(column: str) -> str:
+    return f"COALESCE(LENGTH(CAST({column} AS TEXT)), 0)"
 
 
 _PROGRESS = text(

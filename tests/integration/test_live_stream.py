@@ -391,6 +391,23 @@ async def test_commits_of_many_executions_are_read_a_few_at_a_time(
     assert told(await updates(feed, 20, resume="2:7")) == everything[11:31]
 
 
+async def test_commits_with_much_in_them_are_read_a_few_at_a_time(store: Store) -> None:
+    many = ["x" * 700_000, *["y"] * 5, *["z" * 900_000] * 30]
+    for number, word in enumerate(many):
+        put(store, new("a", json.dumps({"text": word}), correlation_id=str(number)))
+    following.number(store)
+    sizes: list[int] = []
+    heard: list[str | None] = []
+    after = 0
+    while (reading := following.read(store, after, limit=100)).last > after:
+        after = reading.last
+        sizes.append(sum(len(json.dumps(one.record.payload)) for one in reading.updates))
+        heard += [one.record.correlation_id for one in reading.updates]
+    assert heard == [str(number) for number in range(len(many))]
+    assert max(sizes) < 9_000_000
+    assert len(sizes) == 4
+
+
 async def test_who_catches_up_for_long_without_news_hears_that_it_goes_on(store: Store) -> None:
     for _ in range(70):
         put(store, new())
