@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,14 +37,14 @@ class Nursery:
 
     Attributes:
         project: The project's folder.
-        jobs_dir: Where its jobs are.
+        folders: Where its jobs and tasks are.
         lifeline: The descriptor of the worker's lifeline, which it inherits.
         guard: Ends what it has started, should the worker die first.
         keep_logs: The lowest level of log lines that are kept with executions.
     """
 
     project: Path
-    jobs_dir: str
+    folders: Sequence[str]
     lifeline: int
     guard: Guard
     keep_logs: int = logging.INFO
@@ -126,7 +126,7 @@ class Child:
             self.kill()
             return
         level = logging.getLogger().getEffectiveLevel()
-        setup = {"project": str(nursery.project), "jobs_dir": nursery.jobs_dir}
+        setup = {"project": str(nursery.project), "folders": list(nursery.folders)}
         self.tell({"t": "setup", **setup, "log_level": level, "keep_logs": nursery.keep_logs})
 
     def tell(self, message: Message) -> None:
