@@ -115,28 +115,45 @@ def wrap(
         TaskRefusedError: A path that is granted is not there.
     """
     place = project.absolute()
-    flags = [*_APART] if permissions.net else [*_APART, "--unshare-net"]
     size = ("--size", str(memory)) if memory is not None and sandbox.sizes else ()
-    if permissions.read is True or permissions.write is True:
-        flags += ["--bind" if permissions.write is True else "--ro-bind", "/", "/"]
-        private = [*_private(size)]
-        # Sockets of daemons are files there; whoever may not use the network may not use them.
-        flags += private if permissions.net else [*private, "--tmpfs", "/run"]
-        own = "--bind" if permissions.write is True else "--ro-bind"
-        # What lies below the private /tmp.
-        flags += [own, str(place), str(place), *_bind("--ro-bind", files, place)]
+    apart = _APART if permissions.net else (*_APART, "--unshare-net")
+    sees_all = permissions.read is True or permissions.write is True
+    view = _all_of_it(permissions, place, size) if sees_all else _little(permissions, size)
+    flags = [*apart, *view]
+    if sees_all:  # and what lies below the private /tmp
+        flags += _bind("--ro-bind", files, place)
     else:
-        flags += [*_system(net=bool(permissions.net)), *_private(size)]
-        outer = [one for one in files if place.is_relative_to(one)]
-        flags += _bind("--ro-bind", outer, place)
-        hidden = place.is_relative_to("/usr") or bool(outer)
-        flags += ["--tmpfs" if hidden else "--dir", str(place)]
-        flags += _bind("--ro-bind", [one for one in files if one not in outer], place)
-        flags += _bind("--ro-bind", _granted(permissions.of("read"), place), place)
-    flags += _bind("--bind", _granted(permissions.of("write"), place), place)
-    if permissions.read is not True and permissions.write is not True:
-        flags += ["--remount-ro", "/"]  # it is memory, which the task could fill
+        flags += _inside_project(permissions, place, files)
     return (sandbox.program, *flags, "--chdir", str(place), "--", *argv)
+
+
+def _all_of_it(permissions: Permissions, place: Path, size: Sequence[str]) -> Iterator[str]:
+    flag = "--bind" if permissions.write is True else "--ro-bind"
+    yield from (flag, "/", "/", *_private(size))
+    if not permissions.net:
+        # Sockets of daemons are files there; whoever may not use the network may not use them.
+        yield from ("--tmpfs", "/run")
+    yield from (flag, str(place), str(place))
+    yield from _bind("--bind", _granted(permissions.of("write"), place), place)
+
+
+def _little(permissions: Permissions, size: Sequence[str]) -> Iterator[str]:
+    yield from _system(net=bool(permissions.net))
+    yield from _private(size)
+
+
+def _inside_project(permissions: Permissions, place: Path, files: Collection[str]) -> list[str]:
+    """Hide the project, wherever it lies, and show what of it is needed or granted."""
+    outer = [one for one in files if place.is_relative_to(one)]
+    readable = _granted(permissions.of("read"), place)
+    writable = _granted(permissions.of("write"), place)
+    flags = [*_bind("--ro-bind", outer, place), "--tmpfs", str(place)]
+    flags += _bind("--ro-bind", [one for one in files if one not in outer], place)
+    flags += _bind("--ro-bind", readable, place) + _bind("--bind", writable, place)
+    # What is no bind is memory, which the task could fill.
+    if str(place) not in {*readable, *writable}:
+        flags += ["--remount-ro", str(place)]
+    return [*flags, "--remount-ro", "/"]
 
 
 def _private(size: Sequence[str]) -> Iterator[str]:
