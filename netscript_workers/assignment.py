@@ -29,11 +29,12 @@ class WorkerOptions:
         retention: How long finished executions are kept.
         scheduler: Whether it also fires schedules.
         version: Shown in the list of workers.
-        project: The project's folder and those of its jobs and tasks, for processes that run jobs.
+        project: The project's folder and that of its jobs, for processes that run them.
         runtime: Where jobs run that don't say it themselves.
         kill_grace: Seconds from SIGTERM to SIGKILL for what runs in processes.
         recycling: When a process of the pool has served its time.
         keep_logs: The lowest level of log lines that are kept with executions.
+        tasks_dir: The project's folder of tasks, which its jobs may name.
         task_slots: Tasks at a time; None for one per processor.
         folder: What the paths of tasks are relative to.
     """
@@ -48,11 +49,12 @@ class WorkerOptions:
     retention: Retention = field(default_factory=Retention)
     scheduler: bool = True
     version: str = ""
-    project: tuple[Path, Sequence[str]] | None = None
+    project: tuple[Path, str] | None = None
     runtime: RuntimeName = "in-process"
     kill_grace: float = 5.0
     recycling: Recycling = field(default_factory=Recycling)
     keep_logs: int = logging.INFO
+    tasks_dir: str = "tasks"
     task_slots: int | None = None
     folder: Path = field(default_factory=Path)
 

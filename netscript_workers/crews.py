@@ -248,10 +248,11 @@ class Crew:
 
     @property
     def _nursery(self) -> Nursery:
-        place, folders = self._options.project or (Path(), ("jobs",))
+        place, folder = self._options.project or (Path(), "jobs")
         return Nursery(
             project=place,
-            folders=folders,
+            jobs_dir=folder,
+            tasks_dir=self._options.tasks_dir,
             lifeline=self._lifeline,
             guard=self._guard,
             keep_logs=self._options.keep_logs,

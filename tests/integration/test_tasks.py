@@ -50,9 +50,7 @@ async def test_a_task_runs_in_any_worker_and_its_last_line_is_its_result(
         {"tasks/say.sh": "echo hello\necho '::progress 40 half'\necho oh >&2\necho '{\"n\": 1}'\n"},
     )
     say = define_task(id="say", runtime="shell", entrypoint="tasks/say.sh", topic="talk")
-    project = (place, ("jobs", "tasks"))
-    options = {"runtime": runtime, "project": project, "folder": place}
-    async with working(store, say, **options) as at:
+    async with working(store, say, runtime=runtime, project=(place, "jobs"), folder=place) as at:
         told = await at.run(say, {"to": "you"})
     execution = told.execution
     assert (execution.status, execution.kind, execution.topic) == ("completed", "task", "talk")

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,14 +37,16 @@ class Nursery:
 
     Attributes:
         project: The project's folder.
-        folders: Where its jobs and tasks are.
+        jobs_dir: Where its jobs are.
+        tasks_dir: Where its tasks are, which jobs may name.
         lifeline: The descriptor of the worker's lifeline, which it inherits.
         guard: Ends what it has started, should the worker die first.
         keep_logs: The lowest level of log lines that are kept with executions.
     """
 
     project: Path
-    folders: Sequence[str]
+    jobs_dir: str
+    tasks_dir: str
     lifeline: int
     guard: Guard
     keep_logs: int = logging.INFO
@@ -126,7 +128,8 @@ class Child:
             self.kill()
             return
         level = logging.getLogger().getEffectiveLevel()
-        setup = {"project": str(nursery.project), "folders": list(nursery.folders)}
+        folders = [nursery.jobs_dir, nursery.tasks_dir]
+        setup = {"project": str(nursery.project), "folders": folders}
         self.tell({"t": "setup", **setup, "log_level": level, "keep_logs": nursery.keep_logs})
 
     def tell(self, message: Message) -> None:
