@@ -85,7 +85,7 @@ def create_server(settings: Settings, *, dev: bool = False, insecure: bool = Fal
     Raises:
         NetscriptError: It can't start; the sentence says why.
     """
-    jobs = discover_jobs(settings.project_dir, settings.jobs_dir)
+    jobs = discover_jobs(settings.project_dir, *settings.folders)
     triggers = discover_triggers(settings.project_dir, settings.triggers_dir, dev=dev)
     webhooks = by_path(triggers)
     check_triggers(webhooks.values(), os.environ, settings.public_url)

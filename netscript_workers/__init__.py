@@ -20,14 +20,17 @@ if TYPE_CHECKING:
         Snooze,
         StoreBusyError,
         StoreUnavailableError,
+        TaskFailedError,
     )
     from netscript_workers.jobs import JobDefinition, define_job_handler, job
+    from netscript_workers.permissions import FromEnv, Limits, Permissions
     from netscript_workers.results import JobResult, create_failure_result, create_success_result
     from netscript_workers.retries import Retry
     from netscript_workers.shutdown import ShutdownManager, ShutdownReport, ShutdownResource
     from netscript_workers.store.engine import configure_sqlite
     from netscript_workers.store.schema import include_name
     from netscript_workers.store.transaction import enqueue, enqueue_async
+    from netscript_workers.tasks import TaskDefinition, define_task
 
 __all__ = [
     "WORKER_RUNTIMES",
@@ -35,13 +38,16 @@ __all__ = [
     "EnqueueBatch",
     "EnqueueJob",
     "Enqueued",
+    "FromEnv",
     "IdempotencyConflictError",
     "JobContext",
     "JobDefinition",
     "JobNotFoundError",
     "JobResult",
+    "Limits",
     "NetscriptError",
     "PayloadInvalidError",
+    "Permissions",
     "Retry",
     "ShutdownManager",
     "ShutdownReport",
@@ -49,11 +55,14 @@ __all__ = [
     "Snooze",
     "StoreBusyError",
     "StoreUnavailableError",
+    "TaskDefinition",
+    "TaskFailedError",
     "WorkerRuntime",
     "configure_sqlite",
     "create_failure_result",
     "create_success_result",
     "define_job_handler",
+    "define_task",
     "enqueue",
     "enqueue_async",
     "enqueue_batch",
@@ -73,13 +82,16 @@ _HOMES = {
     "EnqueueBatch": "batches",
     "EnqueueJob": "actions",
     "Enqueued": "domain",
+    "FromEnv": "permissions",
     "IdempotencyConflictError": "errors",
     "JobContext": "context",
     "JobDefinition": "jobs",
     "JobNotFoundError": "errors",
     "JobResult": "results",
+    "Limits": "permissions",
     "NetscriptError": "errors",
     "PayloadInvalidError": "errors",
+    "Permissions": "permissions",
     "Retry": "retries",
     "ShutdownManager": "shutdown",
     "ShutdownReport": "shutdown",
@@ -87,11 +99,14 @@ _HOMES = {
     "Snooze": "errors",
     "StoreBusyError": "errors",
     "StoreUnavailableError": "errors",
+    "TaskDefinition": "tasks",
+    "TaskFailedError": "errors",
     "WorkerRuntime": "embedded",
     "configure_sqlite": "store.engine",
     "create_failure_result": "results",
     "create_success_result": "results",
     "define_job_handler": "jobs",
+    "define_task": "tasks",
     "enqueue": "store.transaction",
     "enqueue_async": "store.transaction",
     "enqueue_batch": "batches",

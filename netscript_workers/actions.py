@@ -14,6 +14,7 @@ from typing_extensions import TypeVar
 from netscript_workers.clock import MAX_MICROS, MICROSECONDS, to_micros
 from netscript_workers.domain import (
     IDEMPOTENCY_MODES,
+    ExecutionKind,
     IdempotencyMode,
     Limit,
     NewExecution,
@@ -203,6 +204,7 @@ class PreparedJob:
     payload: str
     fingerprint: str
     limited: Limit | None = None
+    kind: ExecutionKind = "job"
 
 
 def prepare(definition: JobDefinition[Any, Any], payload: Any) -> PreparedJob:
@@ -225,6 +227,7 @@ def prepare(definition: JobDefinition[Any, Any], payload: Any) -> PreparedJob:
         payload=text,
         fingerprint=digest,
         limited=limit_of(definition.max_concurrency, definition.rate),
+        kind=definition.kind,
     )
 
 
@@ -260,6 +263,7 @@ def resolve(
     return NewExecution(
         id=new_id(),
         job_id=action.job_id,
+        kind=ready.kind,
         topic=action.topic or ready.topic,
         payload=ready.payload,
         fingerprint=ready.fingerprint,

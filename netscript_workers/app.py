@@ -88,9 +88,12 @@ def worker_options(settings: Settings, *, has_folder: bool = True) -> WorkerOpti
         scheduler=settings.scheduler,
         version=__version__,
         project=(settings.project_dir, settings.jobs_dir) if has_folder else None,
+        tasks_dir=settings.tasks_dir,
         runtime=settings.runtime,
         kill_grace=settings.kill_grace,
         recycling=Recycling(runs=settings.recycle_runs, bytes=settings.recycle_mib * 2**20),
+        task_slots=settings.task_concurrency,
+        folder=settings.project_dir,
         keep_logs=logging.getLevelNamesMapping()[settings.log_level.upper()],
     )
 
@@ -158,7 +161,7 @@ def open_project(settings: Settings, jobs: Jobs | None = None) -> tuple[Store, J
         NetscriptError: It can't be opened, or there are no jobs.
     """
     if jobs is None:
-        jobs = discover_jobs(settings.project_dir, settings.jobs_dir)
+        jobs = discover_jobs(settings.project_dir, *settings.folders)
     if not jobs:
         raise ConfigurationError(
             f"There are no jobs in {settings.project_dir / settings.jobs_dir}.",

@@ -34,6 +34,9 @@ class WorkerOptions:
         kill_grace: Seconds from SIGTERM to SIGKILL for what runs in processes.
         recycling: When a process of the pool has served its time.
         keep_logs: The lowest level of log lines that are kept with executions.
+        tasks_dir: The project's folder of tasks, which its jobs may name.
+        task_slots: Tasks at a time; None for one per processor.
+        folder: What the paths of tasks are relative to.
     """
 
     concurrency: int = 100
@@ -51,6 +54,9 @@ class WorkerOptions:
     kill_grace: float = 5.0
     recycling: Recycling = field(default_factory=Recycling)
     keep_logs: int = logging.INFO
+    tasks_dir: str = "tasks"
+    task_slots: int | None = None
+    folder: Path = field(default_factory=Path)
 
     @property
     def plan(self) -> TopicPlan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import Any
 from netscript_workers.actions import JobCatalog
 from netscript_workers.assignment import WorkerOptions
 from netscript_workers.crashes import Crashes
-from netscript_workers.domain import ClaimedExecution, Outcome, RuntimeName
-from netscript_workers.errors import ConfigurationError
+from netscript_workers.domain import ClaimedExecution, LaneName, Outcome
+from netscript_workers.errors import ConfigurationError, TaskRefusedError
 from netscript_workers.execution.runners.children import Nursery
+from netscript_workers.execution.runners.command import Bench, CommandRunner
 from netscript_workers.execution.runners.guard import Guard
 from netscript_workers.execution.runners.in_process import InProcessRunner
 from netscript_workers.execution.runners.mixed import MixedRunner, runtimes_of
+from netscript_workers.execution.runners.orders import check_task
 from netscript_workers.execution.runners.pool import PoolRunner
 from netscript_workers.execution.runners.protocol import Runner
 from netscript_workers.execution.runners.subprocesses import SubprocessRunner
@@ -26,6 +29,9 @@ from netscript_workers.jobs import JobDefinition
 from netscript_workers.lanes import Lanes, default_slots
 from netscript_workers.pump import Pump
 from netscript_workers.store.engine import Store
+from netscript_workers.tasks import TaskDefinition
+
+logger = logging.getLogger(__name__)
 
 # Children that were killed are gone in a moment; for one that the kernel holds, nobody waits.
 _GONE_SECONDS = 5.0
@@ -38,10 +44,20 @@ def check_project(jobs: Mapping[str, JobDefinition[Any, Any]], options: WorkerOp
         ConfigurationError: There is no project.
     """
     used = set(runtimes_of(jobs, options.runtime).values())
-    if options.project is None and used - {"in-process"}:
+    if options.project is None and used - {"in-process", "task"}:
         raise ConfigurationError(
             "Jobs that run in processes of their own need a project, where those find them."
         )
+
+
+def warn_of_tasks(jobs: Mapping[str, JobDefinition[Any, Any]], folder: Path) -> None:
+    """Say in the log which tasks can't run on this machine; others run all the same."""
+    for job in jobs.values():
+        if isinstance(job, TaskDefinition):
+            try:
+                check_task(job, folder)
+            except TaskRefusedError as error:
+                logger.error('the task "%s" can\'t run here: %s', job.id, error)  # noqa: TRY400 - the sentence says it
 
 
 class Crew:
@@ -65,7 +81,7 @@ class Crew:
         self._jobs, self._options, self._pump = jobs, options, pump
         self._lifeline, self._catalog = lifeline, catalog
         runtimes = runtimes_of(jobs, options.runtime)
-        used: list[RuntimeName] = sorted(set(runtimes.values())) or [options.runtime]
+        used: list[LaneName] = sorted(set(runtimes.values())) or [options.runtime]
         self.isolation = Isolation(
             upkeep,
             worker_id,
@@ -77,8 +93,8 @@ class Crew:
         # Whatever ran, its end is the isolation's to hear: it is to run alone from now on.
         self._crashes = Crashes(store, worker_id, on_end=self.isolation.ended)
         self._guard = Guard(lifeline)
-        slots: dict[RuntimeName, int] = {name: self._slots(name) for name in used}
-        runners: dict[RuntimeName, Runner] = {name: self._make(name, slots[name]) for name in used}
+        slots: dict[LaneName, int] = {name: self._slots(name) for name in used}
+        runners: dict[LaneName, Runner] = {name: self._make(name, slots[name]) for name in used}
         if used == [options.runtime]:  # else each runtime has slots of its own
             self._runner = runners[options.runtime]
             if isinstance(self._runner, PoolRunner):
@@ -87,9 +103,20 @@ class Crew:
             self._runner = MixedRunner(runners, runtimes)
             pump.lanes = Lanes(runtimes, slots)
         self._all = [*runners.values()]
+        alone: dict[LaneName, Runner] = {}
         if options.project is not None:
-            self.isolation.runner = self._make_subprocesses(self.isolation.ended)
-            self._all.append(self.isolation.runner)
+            alone["subprocess"] = self._make_subprocesses(self.isolation.ended)
+        if "task" in used:
+            alone["task"] = self._make_commands(self.isolation.ended)
+            warn_of_tasks(jobs, options.folder)
+        places: dict[str, LaneName] = {
+            id_: place
+            for id_, lane in runtimes.items()
+            if (place := "task" if lane == "task" else "subprocess") in alone
+        }
+        if places:
+            self.isolation.runner = MixedRunner(alone, places)
+            self._all += alone.values()
         pump.runner = self._runner
         pump.cancel = self.cancel
         pump.isolation = self.isolation
@@ -153,14 +180,18 @@ class Crew:
                 await asyncio.gather(*(one.wait_closed() for one in self._all))
         await asyncio.to_thread(self._guard.close)
 
-    def _slots(self, runtime: RuntimeName) -> int:
+    def _slots(self, runtime: LaneName) -> int:
         all_of_them = self._options.plan.capacity
+        if runtime == "task" and self._options.task_slots is not None:
+            return min(all_of_them, self._options.task_slots)
         if runtime == self._options.runtime:
             return all_of_them
         return min(all_of_them, default_slots(runtime))
 
-    def _make(self, runtime: RuntimeName, slots: int) -> Runner:
+    def _make(self, runtime: LaneName, slots: int) -> Runner:
         pump = self._pump
+        if runtime == "task":
+            return self._make_commands(pump.ended)
         if runtime == "subprocess":
             return self._make_subprocesses(pump.ended)
         if runtime == "worker-process":
@@ -184,6 +215,24 @@ class Crew:
             keep_logs=self._options.keep_logs,
         )
 
+    def _make_commands(
+        self, on_end: Callable[[ClaimedExecution, Outcome | None], None]
+    ) -> CommandRunner:
+        bench = Bench(
+            project=self._options.folder,
+            kill_grace=self._options.kill_grace,
+            lifeline=self._lifeline,
+            guard=self._guard,
+        )
+        return CommandRunner(
+            self._jobs,
+            self._pump,
+            on_end,
+            bench=bench,
+            catalog=self._catalog,
+            keep_logs=self._options.keep_logs,
+        )
+
     def _make_subprocesses(
         self, on_end: Callable[[ClaimedExecution, Outcome | None], None]
     ) -> SubprocessRunner:
@@ -203,6 +252,7 @@ class Crew:
         return Nursery(
             project=place,
             jobs_dir=folder,
+            tasks_dir=self._options.tasks_dir,
             lifeline=self._lifeline,
             guard=self._guard,
             keep_logs=self._options.keep_logs,

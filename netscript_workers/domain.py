@@ -6,7 +6,7 @@ import signal as signals
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 ExecutionKind: TypeAlias = Literal["job", "task"]
 
@@ -23,6 +23,14 @@ Limit: TypeAlias = Literal["job limit", "rate limit"]
 
 RuntimeName: TypeAlias = Literal["in-process", "worker-process", "subprocess", "web-worker"]
 WORKER_RUNTIMES: tuple[RuntimeName, ...] = ("in-process", "worker-process", "subprocess")
+
+TaskRuntime: TypeAlias = Literal[
+    "python", "deno", "node", "dotnet", "shell", "powershell", "cmd", "executable"
+]
+TASK_RUNTIMES: tuple[TaskRuntime, ...] = get_args(TaskRuntime)
+
+# Where executions run: what is in one has slots of its own.
+LaneName: TypeAlias = Literal["in-process", "worker-process", "subprocess", "web-worker", "task"]
 
 # Whoever was there when so many worker processes died is a suspect, and runs alone from then on.
 SUSPECT_AFTER = 2
@@ -253,6 +261,7 @@ class Outcome:
         detail: The traceback, for the record of the attempt.
         actions: Executions to store in the same transaction, for `complete`.
         batches: The batches that some of these belong to.
+        death: How the process ended that failed as a task, for the record of the attempt.
     """
 
     execution_id: str
@@ -266,3 +275,4 @@ class Outcome:
     delay: float = 0.0
     actions: tuple[NewExecution, ...] = field(default=())
     batches: tuple[NewBatch, ...] = field(default=())
+    death: Death | None = None

@@ -33,7 +33,9 @@ class WorkerSettings(TypedDict, total=False):
     project_dir: str | Path
     database_url: str
     jobs_dir: str
+    tasks_dir: str
     concurrency: int
+    task_concurrency: int
     runtime: RuntimeName
     kill_grace: float
     recycle_runs: int

@@ -180,6 +180,36 @@ class ResultInvalidError(PayloadError):
     code = "result-invalid"
 
 
+class TaskFailedError(NetscriptError):
+    """A task's process has failed; what a retry policy sees of it.
+
+    Attributes:
+        exit_code: What it exited with, unless a signal ended it.
+        signal: The number of the signal that ended it.
+    """
+
+    code = "task-failed"
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        exit_code: int | None = None,
+        signal: int | None = None,
+        hint: str | None = None,
+    ) -> None:
+        """Take the sentence, and how its process ended."""
+        super().__init__(message, hint=hint)
+        self.exit_code = exit_code
+        self.signal = signal
+
+
+class TaskRefusedError(TaskFailedError):
+    """A task can't run on this machine as it is defined; no retry mends that."""
+
+    code = "task-refused"
+
+
 class StateError(NetscriptError):
     """The state of the thing does not allow this."""
 

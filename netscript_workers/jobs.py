@@ -12,18 +12,28 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import (
     Any,
+    ClassVar,
     Generic,
     Protocol,
     TypedDict,
     TypeVar,
     Unpack,
+    cast,
     get_args,
     get_origin,
     overload,
 )
 
 from netscript_workers.context import JobContext
-from netscript_workers.domain import DEFAULT_PRIORITY, MAX_PRIORITY, WORKER_RUNTIMES, RuntimeName
+from netscript_workers.domain import (
+    DEFAULT_PRIORITY,
+    MAX_PRIORITY,
+    WORKER_RUNTIMES,
+    ExecutionKind,
+    LaneName,
+    RuntimeName,
+    TaskRuntime,
+)
 from netscript_workers.errors import ConfigurationError, PayloadInvalidError, nearest
 from netscript_workers.options import OptionError, check_names, check_type
 from netscript_workers.payloads import PayloadModel, to_stored_json
@@ -46,6 +56,8 @@ class JobDefinition(Generic[P, R]):
     payload's type, `R` what calling the handler returns.
     """
 
+    kind: ClassVar[ExecutionKind] = "job"
+
     handler: Callable[[JobContext[P]], R]
     id: str
     name: str
@@ -54,7 +66,7 @@ class JobDefinition(Generic[P, R]):
     payload_model: PayloadModel[P]
     retry: Retry
     timeout: float | None
-    runtime: RuntimeName | None
+    runtime: RuntimeName | TaskRuntime | None
     priority: int
     strict_order: bool
     max_concurrency: int | None = None
@@ -70,8 +82,12 @@ class JobDefinition(Generic[P, R]):
         """Call the handler itself; of an `async def` one, await what this returns."""
         return self.handler(ctx)
 
+    def lane(self, default: RuntimeName) -> LaneName:
+        """Return where its executions run, in a worker that runs others there."""
+        return default if self.runtime is None else cast("RuntimeName", self.runtime)
+
     def __repr__(self) -> str:
-        return f"<job {self.id!r} from {self.source}>"
+        return f"<{self.kind} {self.id!r} from {self.source}>"
 
 
 class JobOptions(TypedDict, total=False):
@@ -205,44 +221,92 @@ def _define(
     source = _source_of(handler)
     job_id = id if id is not None else str(getattr(handler, "__name__", "")).replace("_", "-")
     owner = f'job "{job_id}"'
-    check_type(owner, "id", job_id, str, "text")
-    if not _ID.fullmatch(job_id):
-        raise ConfigurationError(
-            f"The job id {job_id!r} ({source}) can't be used.",
-            hint="Use letters, digits and . _ : - , at most 128, a letter or digit first.",
-        )
+    check_id(owner, job_id, source)
     _check_handler(handler, owner, source)
-    _check_options(owner, topic=topic, timeout=timeout, priority=priority, runtime=runtime)
+    _check_runtime(owner, runtime)
+    common = common_options(
+        owner,
+        name=name if name is not None else title(job_id),
+        description=description if description is not None else _first_line(handler),
+        topic=topic,
+        payload=payload if payload is not None else _declared_payload(handler),
+        retry=retry,
+        timeout=timeout,
+        cron=cron,
+        timezone=timezone,
+        catch_up=catch_up,
+        overlap=overlap,
+        jitter=jitter,
+        priority=priority,
+        max_concurrency=max_concurrency,
+        strict_order=strict_order,
+        rate=rate,
+        enabled=enabled,
+        tags=tags,
+        metadata=metadata,
+    )
+    return JobDefinition(
+        handler=handler,
+        id=job_id,
+        runtime="worker-process" if runtime == "web-worker" else runtime,
+        is_async=_is_async(handler),
+        source=source,
+        **common,
+    )
+
+
+def common_options(
+    owner: str,
+    *,
+    name: str,
+    description: str | None,
+    topic: str,
+    payload: Any,
+    retry: Retry,
+    timeout: float | None,
+    cron: str | None,
+    timezone: str,
+    catch_up: CatchUp,
+    overlap: Overlap,
+    jitter: float,
+    priority: int,
+    max_concurrency: int | None,
+    strict_order: bool,
+    rate: str | None,
+    enabled: bool,
+    tags: Iterable[str],
+    metadata: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Check what jobs and tasks have in common; return it as the definition keeps it.
+
+    Raises:
+        ConfigurationError: An option can't work.
+    """
+    _check_options(owner, topic=topic, timeout=timeout, priority=priority)
     check_type(owner, "retry", retry, Retry, "a Retry, such as Retry(max_attempts=5)")
     check_type(owner, "enabled", enabled, bool, "True or False")
     check_type(owner, "strict_order", strict_order, bool, "True or False")
     kept_tags, kept_metadata = _tags(owner, tags), _metadata(owner, metadata)
     check_limits(owner, max_concurrency, rate)
-    declared = payload if payload is not None else _declared_payload(handler)
-    model: PayloadModel[Any] = PayloadModel(declared, owner)
+    model: PayloadModel[Any] = PayloadModel(payload, owner)
     timing = {"timezone": timezone, "catch_up": catch_up, "overlap": overlap, "jitter": jitter}
     schedule = _schedule(owner, cron, timing, model)
-    return JobDefinition(
-        handler=handler,
-        id=job_id,
-        name=name if name is not None else _title(job_id),
-        description=description if description is not None else _first_line(handler),
-        topic=topic,
-        payload_model=model,
-        retry=retry,
-        timeout=timeout,
-        runtime="worker-process" if runtime == "web-worker" else runtime,
-        priority=priority,
-        strict_order=strict_order,
-        max_concurrency=max_concurrency,
-        rate=rate,
-        enabled=enabled,
-        tags=kept_tags,
-        metadata=kept_metadata,
-        schedule=schedule,
-        is_async=_is_async(handler),
-        source=source,
-    )
+    return {
+        "name": name,
+        "description": description,
+        "topic": topic,
+        "payload_model": model,
+        "retry": retry,
+        "timeout": timeout,
+        "priority": priority,
+        "strict_order": strict_order,
+        "max_concurrency": max_concurrency,
+        "rate": rate,
+        "enabled": enabled,
+        "tags": kept_tags,
+        "metadata": kept_metadata,
+        "schedule": schedule,
+    }
 
 
 def _schedule(
@@ -260,7 +324,22 @@ def _schedule(
     return schedule
 
 
-def _title(job_id: str) -> str:
+def check_id(owner: str, job_id: Any, source: str) -> None:
+    """Refuse an id that can't be one.
+
+    Raises:
+        ConfigurationError: It is no text, too long, or holds other characters.
+    """
+    check_type(owner, "id", job_id, str, "text")
+    if not _ID.fullmatch(job_id):
+        raise ConfigurationError(
+            f"The {owner.split(maxsplit=1)[0]} id {job_id!r} ({source}) can't be used.",
+            hint="Use letters, digits and . _ : - , at most 128, a letter or digit first.",
+        )
+
+
+def title(job_id: str) -> str:
+    """Make a name for people of an id."""
     return job_id.replace("-", " ").replace("_", " ").capitalize()
 
 
@@ -285,9 +364,7 @@ def _check_handler(handler: Callable[..., Any], owner: str, source: str) -> None
         return
 
 
-def _check_options(
-    owner: str, *, topic: str, timeout: float | None, priority: int, runtime: str | None
-) -> None:
+def _check_options(owner: str, *, topic: str, timeout: float | None, priority: int) -> None:
     check_type(owner, "topic", topic, str, "text")
     if not _ID.fullmatch(topic):
         raise ConfigurationError(
@@ -302,6 +379,9 @@ def _check_options(
                 hint="None stands for no limit.",
             )
     check_priority(priority, owner)
+
+
+def _check_runtime(owner: str, runtime: str | None) -> None:
     if runtime is not None and runtime not in (*WORKER_RUNTIMES, "web-worker"):
         close = nearest(runtime, WORKER_RUNTIMES)
         raise ConfigurationError(

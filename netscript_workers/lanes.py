@@ -2,6 +2,7 @@
 
 Where a worker runs jobs in its own process and others in processes of their own, those have as many
 slots as there are processors, so that no execution is claimed that would only wait for a process.
+Tasks, which are processes always, have theirs in any worker.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from netscript_workers.domain import ClaimedExecution, RuntimeName
+from netscript_workers.domain import ClaimedExecution, LaneName
 
 IN_PROCESS_SLOTS = 100
 
 
-def default_slots(runtime: RuntimeName) -> int:
+def default_slots(runtime: LaneName) -> int:
     """Return how many executions run at a time where nothing else is said."""
     return IN_PROCESS_SLOTS if runtime == "in-process" else os.cpu_count() or 1
 
@@ -31,18 +32,16 @@ class _Lane:
 class Lanes:
     """Counts what runs where. Used by the tick's thread alone."""
 
-    def __init__(
-        self, runtimes: Mapping[str, RuntimeName], slots: Mapping[RuntimeName, int]
-    ) -> None:
+    def __init__(self, runtimes: Mapping[str, LaneName], slots: Mapping[LaneName, int]) -> None:
         """Share so many slots of each runtime among the jobs that run there."""
         self._of = runtimes
-        jobs: defaultdict[RuntimeName, list[str]] = defaultdict(list)
+        jobs: defaultdict[LaneName, list[str]] = defaultdict(list)
         for job_id, runtime in runtimes.items():
             jobs[runtime].append(job_id)
-        self._lanes: dict[RuntimeName, _Lane] = {
+        self._lanes: dict[LaneName, _Lane] = {
             runtime: _Lane(json.dumps(sorted(ids)), slots[runtime]) for runtime, ids in jobs.items()
         }
-        self._running: dict[str, RuntimeName] = {}
+        self._running: dict[str, LaneName] = {}
 
     def take(self, claims: Iterable[ClaimedExecution]) -> None:
         """Count executions that were claimed just now."""
@@ -57,7 +56,7 @@ class Lanes:
             running: The ids of what still runs.
         """
         self._running = {id_: lane for id_, lane in self._running.items() if id_ in running}
-        used: Counter[RuntimeName] = Counter(self._running.values())
+        used: Counter[LaneName] = Counter(self._running.values())
         shares: list[tuple[str, int]] = []
         for runtime, lane in self._lanes.items():
             shares.append((lane.jobs, min(free, lane.slots - used[runtime])))

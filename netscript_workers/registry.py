@@ -7,7 +7,8 @@ import importlib.machinery
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, TypeVar
@@ -38,7 +39,9 @@ class Definition(Protocol):
 D = TypeVar("D", bound=Definition)
 
 
-def collect(project_dir: Path, folder: str, kind: type[D]) -> dict[str, D]:
+def collect(
+    project_dir: Path, folder: str, kind: type[D], *, tasks: str | None = None
+) -> dict[str, D]:
     """Import every module of a folder and return the definitions of a kind, by id.
 
     The project's own folder comes first on `sys.path`, so that a job and a trigger that imports it
@@ -48,33 +51,54 @@ def collect(project_dir: Path, folder: str, kind: type[D]) -> dict[str, D]:
         project_dir: The project.
         folder: A package of the project, such as `jobs`; empty if it does not exist.
         kind: The class of the definitions.
+        tasks: Another such package, of which only files are imported that say `define_task`: the
+            others are what tasks run.
 
     Raises:
         DiscoveryError: A module can't be imported; the message says where and why.
         DuplicateIdError: Two definitions have one id.
     """
     found: dict[str, D] = {}
-    for module in import_folder(project_dir, folder):
+    files: dict[str, str] = {}
+    modules = import_folder(project_dir, folder)
+    if tasks is not None and tasks != folder:
+        own_folder(project_dir, tasks)  # for a job may import one of them
+        modules = chain(modules, import_folder(project_dir, tasks, _defines_tasks))
+    for module in modules:
         for definition in _definitions(module, kind):
             other = found.setdefault(definition.id, definition)
+            file = files.setdefault(definition.id, _file(module, project_dir))
             if other is not definition:
                 raise DuplicateIdError(
-                    f'Two definitions are called "{definition.id}": '
-                    f"{other.source} and {definition.source}.",
+                    f'Two definitions are called "{definition.id}": {other.source} in {file} '
+                    f"and {definition.source} in {_file(module, project_dir)}.",
                     hint="Give one of them another id.",
                 )
     return dict(sorted(found.items()))
 
 
-def discover_jobs(project_dir: Path, folder: str = "jobs") -> Mapping[str, JobDefinition[Any, Any]]:
-    """Return the jobs of a project by id.
+def _file(module: ModuleType, project_dir: Path) -> str:
+    path = Path(str(module.__file__))
+    root = project_dir.absolute()
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
+
+
+def discover_jobs(
+    project_dir: Path, folder: str = "jobs", tasks: str = "tasks"
+) -> Mapping[str, JobDefinition[Any, Any]]:
+    """Return the jobs and tasks of a project by id.
+
+    Args:
+        project_dir: The project.
+        folder: Where its jobs are.
+        tasks: Where its tasks are.
 
     Raises:
         DiscoveryError: A module can't be imported.
-        DuplicateIdError: Two jobs have one id.
+        DuplicateIdError: Two of them have one id.
     """
     kind: type[JobDefinition[Any, Any]] = JobDefinition
-    return collect(project_dir, folder, kind)
+    return collect(project_dir, folder, kind, tasks=tasks)
 
 
 def index_jobs(jobs: Iterable[JobDefinition[Any, Any]]) -> Mapping[str, JobDefinition[Any, Any]]:
@@ -106,11 +130,38 @@ def job_named(jobs: Mapping[str, JobDefinition[Any, Any]], job_id: str) -> JobDe
     return jobs[job_id]
 
 
-def import_folder(project_dir: Path, folder: str) -> Iterator[ModuleType]:
+def import_folder(
+    project_dir: Path, folder: str, wanted: Callable[[Path], bool] = lambda _: True
+) -> Iterator[ModuleType]:
     """Import the modules of a project's folder by their dotted names, in alphabetical order.
+
+    Args:
+        project_dir: The project.
+        folder: The folder.
+        wanted: Which of its files are imported.
 
     Raises:
         DiscoveryError: One can't be imported.
+        ConfigurationError: The folder's name is no package name, or lies outside the project.
+    """
+    parts = own_folder(project_dir, folder)
+    root = project_dir.absolute().joinpath(*parts)
+    if not root.is_dir():
+        return
+    for path in sorted(root.rglob("*.py")):
+        relative = path.relative_to(root)
+        if _is_private(relative) or not wanted(path):
+            continue
+        names = [*parts, *relative.with_suffix("").parts]
+        if names[-1] == "__init__":
+            names.pop()
+        yield _import(".".join(names), path)
+
+
+def own_folder(project_dir: Path, folder: str) -> tuple[str, ...]:
+    """Make sure that a folder's name means the project's, for whoever imports it.
+
+    Raises:
         ConfigurationError: The folder's name is no package name, or lies outside the project.
     """
     parts = Path(folder).parts
@@ -119,19 +170,17 @@ def import_folder(project_dir: Path, folder: str) -> Iterator[ModuleType]:
             f"The folder {folder!r} can't be imported.",
             hint="Name a folder inside the project, such as jobs or shop/jobs.",
         )
-    root = project_dir.absolute().joinpath(*parts)
-    if not root.is_dir():
-        return
-    _put_first(str(project_dir.absolute()))
-    _own_package(project_dir.absolute(), parts)
-    for path in sorted(root.rglob("*.py")):
-        relative = path.relative_to(root)
-        if _is_private(relative):
-            continue
-        names = [*parts, *relative.with_suffix("").parts]
-        if names[-1] == "__init__":
-            names.pop()
-        yield _import(".".join(names), path)
+    if project_dir.absolute().joinpath(*parts).is_dir():
+        _put_first(str(project_dir.absolute()))
+        _own_package(project_dir.absolute(), parts)
+    return parts
+
+
+def _defines_tasks(path: Path) -> bool:
+    try:
+        return b"define_task" in path.read_bytes()
+    except OSError:  # the importer says what is wrong with it
+        return True
 
 
 def _is_private(path: Path) -> bool:

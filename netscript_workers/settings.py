@@ -136,6 +136,8 @@ class Settings(BaseSettings):
         le=MAX_CONCURRENCY,
         validation_alias=AliasChoices("concurrency", "WORKERS_CONCURRENCY"),
     )
+    # Tasks at a time in one worker; by default one per processor.
+    task_concurrency: int | None = Field(default=None, ge=1, le=MAX_CONCURRENCY)
     runtime: RuntimeName = "in-process"
     kill_grace: float = Field(default=5.0, ge=0, le=_DAY)
     recycle_runs: int = Field(default=10_000, ge=1)
@@ -279,6 +281,11 @@ class Settings(BaseSettings):
     def slots(self) -> int:
         """Executions at a time: as set, or 100 in-process and one per processor elsewhere."""
         return default_slots(self.runtime) if self.concurrency is None else self.concurrency
+
+    @property
+    def folders(self) -> tuple[str, str]:
+        """Where jobs and tasks are."""
+        return self.jobs_dir, self.tasks_dir
 
     @property
     def url(self) -> str:

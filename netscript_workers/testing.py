@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from typing_extensions import TypeVar
@@ -17,10 +18,13 @@ from netscript_workers.context import JobContext
 from netscript_workers.domain import ClaimedExecution
 from netscript_workers.errors import Snooze
 from netscript_workers.execution.context import AttemptPort
+from netscript_workers.execution.outcome import Exited, Returned, Unstarted
+from netscript_workers.execution.runners.command import Bench, run_command
 from netscript_workers.ids import new_id
 from netscript_workers.jobs import JobDefinition
 from netscript_workers.payloads import to_stored_json
 from netscript_workers.results import JobResult
+from netscript_workers.tasks import TaskDefinition
 
 __all__ = ["JobRun", "ManualClock", "arun_job", "run_job"]
 
@@ -63,10 +67,11 @@ def run_job(
     """Run one attempt of a job as a worker would, and return what it did.
 
     The payload is validated, stored and restored as on its real way. What the handler raises,
-    `Snooze` aside, is raised here too.
+    `Snooze` aside, is raised here too. A task really runs, in a process of its own, whose failure
+    is in what is returned.
 
     Args:
-        job: The definition.
+        job: The definition, of a job or a task.
         payload: Its payload.
         attempt: Which attempt to be.
         steps: Steps that earlier attempts have finished, as `JobRun.steps` gave them.
@@ -99,6 +104,9 @@ async def arun_job(
     port = _Port(claim, journal)
     payload_seen = job.payload_model.restore(stored)
     ctx = JobContext(claim, job, payload_seen, port)
+    if isinstance(job, TaskDefinition):
+        await _run_task(job, ctx, port, run)
+        return run
     try:
         if job.is_async:
             returned = await job.handler(ctx)
@@ -111,6 +119,37 @@ async def arun_job(
     run.success, run.error, run.actions = result.success, result.error, result.actions
     run.data = None if result.data is None else json.loads(to_stored_json(result.data))
     return run
+
+
+async def _run_task(
+    task: TaskDefinition[Any], ctx: JobContext[Any], port: AttemptPort, run: JobRun
+) -> None:
+    try:
+        async with asyncio.timeout(task.timeout):
+            ending = await run_command(task, ctx, port, Bench(project=_project_of(task)))
+    except TimeoutError:
+        run.error = f"It took longer than {task.timeout:g} s."
+        return
+    match ending:
+        case Returned(JobResult() as result):
+            run.success, run.data = True, result.data
+        case Returned(value):
+            run.success, run.data = True, value
+        case Exited(error, result=result):
+            run.error = str(error)
+            run.data = None if result is None else json.loads(result)
+        case Unstarted(told):
+            run.error = told
+        case _:
+            raise AssertionError(ending)
+
+
+def _project_of(task: TaskDefinition[Any]) -> Path:
+    """Return the project in whose folders a task is defined; the current folder if in none."""
+    for place in Path(task.file).absolute().parents:
+        if (place / "netscript.toml").is_file() or (place / "pyproject.toml").is_file():
+            return place
+    return Path.cwd()
 
 
 class _Journal:
@@ -148,7 +187,7 @@ def _claim(job: JobDefinition[Any, Any], payload: str, attempt: int) -> ClaimedE
     return ClaimedExecution(
         id=new_id(),
         token=attempt,
-        kind="job",
+        kind=job.kind,
         job_id=job.id,
         topic=job.topic,
         payload=payload,

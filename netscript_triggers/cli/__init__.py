@@ -17,6 +17,7 @@ from netscript_triggers.cli import (
     operating,
     project,
     run,
+    tasks,
     topics,
     triggers,
     verify,
@@ -39,6 +40,7 @@ project.add_to(app)
 run.add_to(app)
 app.add_typer(database.app, name="db")
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(tasks.app, name="tasks")
 app.add_typer(executions.app, name="executions")
 app.add_typer(triggers.app, name="triggers")
 app.add_typer(events.app, name="events")

@@ -22,6 +22,11 @@ def job_ids(ctx: typer.Context, incomplete: str) -> list[str]:
     return _offered(_jobs, ctx, incomplete)
 
 
+def task_ids(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Offer the project's tasks."""
+    return _offered(_tasks, ctx, incomplete)
+
+
 def trigger_ids(ctx: typer.Context, incomplete: str) -> list[str]:
     """Offer the project's triggers."""
     return _offered(_triggers, ctx, incomplete)
@@ -74,7 +79,15 @@ def _offered(
 def _jobs(settings: Settings) -> Iterable[str]:
     from netscript_workers.registry import discover_jobs
 
-    return discover_jobs(settings.project_dir, settings.jobs_dir)
+    found = discover_jobs(settings.project_dir, *settings.folders)
+    return [id_ for id_, one in found.items() if one.kind == "job"]
+
+
+def _tasks(settings: Settings) -> Iterable[str]:
+    from netscript_workers.registry import discover_jobs
+
+    found = discover_jobs(settings.project_dir, *settings.folders)
+    return [id_ for id_, one in found.items() if one.kind == "task"]
 
 
 def _triggers(settings: Settings) -> Iterable[str]:

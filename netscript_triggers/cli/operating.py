@@ -258,7 +258,7 @@ def _catalog(store: Store, project: Path) -> Any:
     from netscript_workers.store.definitions import StoredCatalog
 
     settings = load_settings(project)
-    return StoredCatalog(store, discover_jobs(settings.project_dir, settings.jobs_dir))
+    return StoredCatalog(store, discover_jobs(settings.project_dir, *settings.folders))
 
 
 def _each(

@@ -21,7 +21,7 @@ def welcome(settings: Settings, url: str) -> None:
     from netscript_workers.registry import discover_jobs
     from netscript_workers.store.engine import masked
 
-    jobs = discover_jobs(settings.project_dir, settings.jobs_dir)
+    jobs = discover_jobs(settings.project_dir, *settings.folders)
     triggers = discover_triggers(settings.project_dir, settings.triggers_dir, dev=True)
     typer.echo(f"netscript listens at {url}")
     typer.echo(f"  database  {masked(settings.url)}")

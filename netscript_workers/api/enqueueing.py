@@ -40,7 +40,7 @@ async def enqueue(given: Services, kind: ExecutionKind, id_: str, request: Reque
         traceparent=request.headers.get("traceparent"),
         tracestate=request.headers.get("tracestate"),
     )
-    if kind == "job" and id_ in given.jobs:
+    if id_ in given.jobs and given.jobs[id_].kind == kind:
         new = resolve(action, given.catalog, cause)
     else:
         new = await asyncio.to_thread(_resolve, given, kind, id_, action, cause)
@@ -63,7 +63,8 @@ def _resolve(
     given: Services, kind: ExecutionKind, id_: str, action: EnqueueJob[Any], cause: Cause
 ) -> NewExecution:
     with given.store.read() as conn:
-        definitions.get_job(conn, id_, also=given.jobs if kind == "job" else (), kind=kind)
+        also = [one.id for one in given.jobs.values() if one.kind == kind]
+        definitions.get_job(conn, id_, also=also, kind=kind)
     new = resolve(action, given.catalog, cause)
     new.kind = kind
     return new

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from fastapi import APIRouter, Request, Response
 
 from netscript_workers.api import examples
@@ -80,6 +82,11 @@ async def trigger_job(given: Given, job_id: str, request: Request) -> Answer:
 @api.post("/seed", tags=["jobs"], responses=answers(Seeded, examples.SEEDED))
 def seed(given: Given) -> Answer:
     """Register the discovered definitions in the database."""
-    created = definitions.register(given.store, given.jobs.values())
-    message = f"{created} of {len(given.jobs)} jobs were new."
-    return Answer({"jobs_created": created, "tasks_created": 0, "message": message})
+    made = definitions.register(given.store, given.jobs.values())
+    all_of_them = Counter(job.kind for job in given.jobs.values())
+    told = f"{made['job']} of {all_of_them['job']} jobs were new"
+    if all_of_them["task"]:
+        told += f", and {made['task']} of {all_of_them['task']} tasks"
+    return Answer(
+        {"jobs_created": made["job"], "tasks_created": made["task"], "message": f"{told}."}
+    )

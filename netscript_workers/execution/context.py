@@ -62,6 +62,7 @@ class AttemptPort:
         self._thread = threading.get_ident()
         self._stored: Mapping[str, str] | None = None
         self._named: set[str] = set()
+        self._kept = 0
         self._shown_at = float("-inf")
         self._unshown: tuple[float, str | None] | None = None
         self._log: logging.Logger | None = None
@@ -74,6 +75,20 @@ class AttemptPort:
         if self._log is None:
             self._log = _JournalLogger(self._claim, self._journal, self._keep_logs)
         return self._log
+
+    def keep(self, level: int, line: str) -> bool:
+        """Keep a line that a task has printed; tell whether there was room for it.
+
+        It is not shown in the worker's own log, for nobody knows what is in it.
+        """
+        if level < self._keep_logs:
+            return True
+        if self._kept >= MAX_LOG_LINES:
+            return False
+        self._kept += 1
+        told = storable(line, MAX_LOG_CHARS)
+        self._journal.save_log(self._claim, SYSTEM_CLOCK.now(), logging.getLevelName(level), told)
+        return True
 
     @property
     def cancelled(self) -> bool:

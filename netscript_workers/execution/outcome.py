@@ -10,6 +10,7 @@ from netscript_workers.actions import Cause, EnqueueJob, JobCatalog
 from netscript_workers.batches import EnqueueBatch, resolve_all
 from netscript_workers.domain import (
     ClaimedExecution,
+    Death,
     NewWork,
     Outcome,
     Reason,
@@ -20,6 +21,7 @@ from netscript_workers.errors import (
     ConfigurationError,
     NetscriptError,
     PayloadInvalidError,
+    TaskFailedError,
     describe,
 )
 from netscript_workers.jobs import JobDefinition
@@ -71,13 +73,43 @@ class Cancelled:
 
 
 @dataclass(frozen=True, slots=True)
+class Exited:
+    """A task's process has failed, or could not do its work here.
+
+    Attributes:
+        error: The sentence, and what a retry policy sees.
+        death: How the process ended.
+        reason: `error`, or `result refused`.
+        retry: Whether another attempt may mend it.
+        result: JSON text: data that it gave all the same.
+        detail: The last that it printed.
+    """
+
+    error: TaskFailedError
+    death: Death | None = None
+    reason: Reason = Reason.ERROR
+    retry: bool = True
+    result: str | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unstarted:
+    """No process was to be had; the cause may pass."""
+
+    told: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """The stored payload does not fit the job any more."""
 
     error: PayloadInvalidError
 
 
-Ending: TypeAlias = Returned | Raised | TimedOut | Snoozed | Drained | Cancelled | Refused
+Ending: TypeAlias = (
+    Returned | Raised | TimedOut | Snoozed | Drained | Cancelled | Exited | Unstarted | Refused
+)
 
 
 def not_begun(claim: ClaimedExecution) -> Outcome:
@@ -140,7 +172,7 @@ def conclude(
         return _final_failure(claim, Reason.RESULT_REFUSED, told)
 
 
-def _conclude(
+def _conclude(  # noqa: PLR0911 - one for each ending
     job: JobDefinition[Any, Any],
     claim: ClaimedExecution,
     ending: Ending,
@@ -159,6 +191,10 @@ def _conclude(
             return _outcome(claim, Verdict.SNOOZE, reason=Reason.SNOOZE, delay=seconds)
         case Drained() | Cancelled():
             return not_begun(claim) if isinstance(ending, Drained) else cancelled(claim)
+        case Exited():
+            return _exited(job, claim, ending)
+        case Unstarted(told):
+            return not_started(claim, told)
         case Refused(error):
             return _final_failure(claim, Reason.PAYLOAD_REFUSED, str(error))
 
@@ -186,6 +222,19 @@ def _returned(
     if not result.retry:
         return _final_failure(claim, Reason.ERROR, told, result=data)
     return _failure(job, claim, Reason.ERROR, told, None, result=data)
+
+
+def _exited(job: JobDefinition[Any, Any], claim: ClaimedExecution, ending: Exited) -> Outcome:
+    detail = None if ending.detail is None else storable(ending.detail, MAX_DETAIL_CHARS)
+    told, result = str(ending.error), ending.result
+    if ending.retry:
+        outcome = _failure(
+            job, claim, ending.reason, told, ending.error, detail=detail, result=result
+        )
+    else:
+        outcome = _final_failure(claim, ending.reason, told, detail=detail, result=result)
+    outcome.death = ending.death
+    return outcome
 
 
 def _resolve(result: JobResult, claim: ClaimedExecution, catalog: JobCatalog | None) -> NewWork:

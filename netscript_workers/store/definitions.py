@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -34,8 +35,8 @@ _MAX_TOLD = 5
 _COLUMNS = ", ".join(column.name for column in job_definitions.columns)
 
 
-def register(store: Store, jobs: Iterable[JobDefinition[Any, Any]]) -> int:
-    """Make jobs known to every process of this database; return how many were new.
+def register(store: Store, jobs: Iterable[JobDefinition[Any, Any]]) -> Counter[str]:
+    """Make jobs and tasks known to every process of this database; count the new ones by kind.
 
     A definition that differs from the one that is registered replaces it.
     """
@@ -50,7 +51,7 @@ def register(store: Store, jobs: Iterable[JobDefinition[Any, Any]]) -> int:
         # Who waits at a gate may come in, now that there are other limits.
         moved = [id_ for id_ in rows.keys() & known.keys() if _differ(known[id_], rows[id_])]
         admissions.note(conn, store.dialect, NoteKind.JOB, moved)
-    return len(rows.keys() - known.keys())
+    return Counter(str(rows[id_]["kind"]) for id_ in rows.keys() - known.keys())
 
 
 def _differ(known: Row[Any], row: Mapping[str, Any]) -> bool:
@@ -155,6 +156,7 @@ def _prepare(job: JobRecord, payload: Any) -> PreparedJob:
         payload=stored,
         fingerprint=fingerprint(stored),
         limited=limit_of(job.max_concurrency, job.rate),
+        kind=job.kind,
     )
 
 
@@ -207,7 +209,7 @@ def _validator(schema: str) -> Any:
 def _row(job: JobDefinition[Any, Any]) -> dict[str, Any]:
     return {
         "id": job.id,
-        "kind": "job",
+        "kind": job.kind,
         "name": job.name,
         "description": job.description,
         "topic": job.topic,

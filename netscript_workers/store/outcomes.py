@@ -13,6 +13,7 @@ from sqlalchemy import Connection, TextClause, text
 from netscript_workers.clock import MAX_MICROS, MICROSECONDS
 from netscript_workers.domain import (
     ClaimedExecution,
+    Death,
     ExecutionStatus,
     Outcome,
     Reason,
@@ -25,6 +26,7 @@ from netscript_workers.store.gates import waits_for
 from netscript_workers.store.outbox import PRIORITY_STEP, Submission, store
 from netscript_workers.store.schema import attempts
 
+_NO_DEATH = Death(exit_code=None, signal=None, peak_memory=None)
 _FINAL = {
     Verdict.COMPLETE: ExecutionStatus.COMPLETED.value,
     Verdict.FAIL: ExecutionStatus.FAILED.value,
@@ -239,6 +241,7 @@ def _record_attempts(
             "outcome": (end.outcome.failure or Reason.ERROR).value,
             "error": end.outcome.error,
             "detail": end.outcome.detail,
+            **_death(end.outcome),
             "worker_id": worker_id,
             "started_at": end.claim.started_at,
             "finished_at": now,
@@ -248,6 +251,15 @@ def _record_attempts(
     ]
     if rows:
         dialect.insert(conn, attempts, rows)
+
+
+def _death(outcome: Outcome) -> dict[str, int | None]:
+    death = outcome.death or _NO_DEATH
+    return {
+        "exit_code": death.exit_code,
+        "signal": death.signal,
+        "peak_memory": death.peak_memory,
+    }
 
 
 def _by_id(end: Settled) -> str:

@@ -65,7 +65,7 @@ def main(parent: int, descriptor: int, lifeline: int, permits: int) -> NoReturn:
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
     )
     try:
-        jobs = discover_jobs(Path(setup["project"]), setup["jobs_dir"])
+        jobs = discover_jobs(Path(setup["project"]), *setup["folders"])
     except NetscriptError as error:
         logging.getLogger(__name__).error("no job can run here: %s", error)  # noqa: TRY400 - the sentence says it
         leave(1)

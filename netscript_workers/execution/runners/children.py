@@ -38,6 +38,7 @@ class Nursery:
     Attributes:
         project: The project's folder.
         jobs_dir: Where its jobs are.
+        tasks_dir: Where its tasks are, which jobs may name.
         lifeline: The descriptor of the worker's lifeline, which it inherits.
         guard: Ends what it has started, should the worker die first.
         keep_logs: The lowest level of log lines that are kept with executions.
@@ -45,6 +46,7 @@ class Nursery:
 
     project: Path
     jobs_dir: str
+    tasks_dir: str
     lifeline: int
     guard: Guard
     keep_logs: int = logging.INFO
@@ -126,7 +128,8 @@ class Child:
             self.kill()
             return
         level = logging.getLogger().getEffectiveLevel()
-        setup = {"project": str(nursery.project), "jobs_dir": nursery.jobs_dir}
+        folders = [nursery.jobs_dir, nursery.tasks_dir]
+        setup = {"project": str(nursery.project), "folders": folders}
         self.tell({"t": "setup", **setup, "log_level": level, "keep_logs": nursery.keep_logs})
 
     def tell(self, message: Message) -> None:

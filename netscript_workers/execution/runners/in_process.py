@@ -32,7 +32,9 @@ from netscript_workers.jobs import JobDefinition
 
 
 @dataclass(slots=True, eq=False)
-class _Attempt:
+class Attempt:
+    """An execution that runs here."""
+
     claim: ClaimedExecution
     job: JobDefinition[Any, Any]
     port: AttemptPort
@@ -78,8 +80,8 @@ class InProcessRunner:
             if isinstance(threads, int)
             else threads
         )
-        self._attempts: dict[str, _Attempt] = {}
-        self._deadlines: Deadlines[_Attempt] = Deadlines(_time_out)
+        self._attempts: dict[str, Attempt] = {}
+        self._deadlines: Deadlines[Attempt] = Deadlines(_time_out)
 
     @property
     def running(self) -> int:
@@ -104,7 +106,7 @@ class InProcessRunner:
     def start(self, claim: ClaimedExecution) -> None:
         """Run an execution."""
         port = AttemptPort(claim, self._journal, keep_logs=self._keep_logs)
-        attempt = _Attempt(claim, self._jobs[claim.job_id], port)
+        attempt = Attempt(claim, self._jobs[claim.job_id], port)
         self._attempts[claim.id] = attempt
         attempt.task = asyncio.get_running_loop().create_task(self._run(attempt))
 
@@ -148,7 +150,7 @@ class InProcessRunner:
     async def wait_closed(self) -> None:
         """Return at once: there is nobody to wait for."""
 
-    async def _run(self, attempt: _Attempt) -> None:
+    async def _run(self, attempt: Attempt) -> None:
         claim, job = attempt.claim, attempt.job
         attempt.begun = True
         ending: Ending = Drained()
@@ -164,7 +166,7 @@ class InProcessRunner:
         outcome = None if attempt.dropped else conclude(job, claim, ending, self._catalog)
         self._on_end(claim, outcome)
 
-    async def _attempt(self, attempt: _Attempt) -> Ending:
+    async def _attempt(self, attempt: Attempt) -> Ending:
         claim, job = attempt.claim, attempt.job
         try:
             payload = job.payload_model.restore(claim.payload)
@@ -186,17 +188,21 @@ class InProcessRunner:
         except BaseException as error:  # noqa: BLE001 - its outcome, whatever it is
             return _raised(attempt, error)
 
-    async def _call_async(self, attempt: _Attempt, ctx: JobContext[Any]) -> Ending:
+    async def _call_async(self, attempt: Attempt, ctx: JobContext[Any]) -> Ending:
         limit = attempt.job.timeout
         if limit is None:
-            return Returned(await attempt.job.handler(ctx))
+            return await self._invoke(attempt, ctx)
         self._deadlines.begin(attempt, limit)
         try:
-            return Returned(await attempt.job.handler(ctx))
+            return await self._invoke(attempt, ctx)
         finally:
             self._deadlines.end(attempt, limit)
 
-    async def _call_in_thread(self, attempt: _Attempt, ctx: JobContext[Any]) -> Ending:
+    async def _invoke(self, attempt: Attempt, ctx: JobContext[Any]) -> Ending:
+        """Run an async handler to its end."""
+        return Returned(await attempt.job.handler(ctx))
+
+    async def _call_in_thread(self, attempt: Attempt, ctx: JobContext[Any]) -> Ending:
         """Wait for the thread, however long it takes: its slot and its key are really in use."""
         loop = asyncio.get_running_loop()
         limit = attempt.job.timeout
@@ -214,14 +220,14 @@ class InProcessRunner:
         return ending
 
 
-def _raised(attempt: _Attempt, error: BaseException) -> Ending:
+def _raised(attempt: Attempt, error: BaseException) -> Ending:
     """Tell a handler that was ended for its timeout from one that raised of its own accord."""
     if attempt.late and isinstance(error, asyncio.CancelledError | TimeoutError):
         return TimedOut(attempt.job.timeout or 0.0)
     return Raised(error)
 
 
-def _end(attempt: _Attempt) -> None:
+def _end(attempt: Attempt) -> None:
     """Ask a handler to end; one in a thread can only be asked."""
     attempt.port.cancel()
     # A task that is cancelled before its first step never takes one, and tells nobody of its end.
@@ -229,7 +235,7 @@ def _end(attempt: _Attempt) -> None:
         attempt.task.cancel()
 
 
-def _time_out(attempt: _Attempt) -> None:
+def _time_out(attempt: Attempt) -> None:
     attempt.late = True
     if attempt.task is not None:
         attempt.task.cancel()

@@ -6,23 +6,23 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from netscript_workers.domain import ClaimedExecution, RuntimeName
+from netscript_workers.domain import ClaimedExecution, LaneName, RuntimeName
 from netscript_workers.execution.runners.protocol import Runner
 from netscript_workers.jobs import JobDefinition
 
 
 def runtimes_of(
     jobs: Mapping[str, JobDefinition[Any, Any]], default: RuntimeName
-) -> dict[str, RuntimeName]:
-    """Return where each job runs, by its id."""
-    return {id_: job.runtime or default for id_, job in jobs.items()}
+) -> dict[str, LaneName]:
+    """Return where each job or task runs, by its id."""
+    return {id_: job.lane(default) for id_, job in jobs.items()}
 
 
 class MixedRunner:
     """Hands each execution to the runner of its job."""
 
     def __init__(
-        self, runners: Mapping[RuntimeName, Runner], runtimes: Mapping[str, RuntimeName]
+        self, runners: Mapping[LaneName, Runner], runtimes: Mapping[str, LaneName]
     ) -> None:
         """Use these runners; `runtimes` says where each job runs, by its id."""
         self._runners = tuple(runners.values())

@@ -72,7 +72,9 @@ def test_two_different_jobs_with_one_id_are_an_error(tmp_path: Path) -> None:
     project = write_project(
         tmp_path, {"jobs/a.py": JOB.format(id="same"), "jobs/b.py": JOB.format(id="same")}
     )
-    with pytest.raises(DuplicateIdError, match=r"jobs\.a\.it and jobs\.b\.it"):
+    with pytest.raises(
+        DuplicateIdError, match=r"jobs\.a\.it in jobs.a\.py and jobs\.b\.it in jobs.b\.py"
+    ):
         discover_jobs(project)
 
 
