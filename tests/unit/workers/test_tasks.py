@@ -216,7 +216,7 @@ def test_secrets_of_the_worker_are_never_inherited() -> None:
     plain = ("PATH", "HOME", "LC_ALL", "PLAIN")
     secret = ("NETSCRIPT_DATABASE_URL", "DATABASE_URL", "WEBHOOK_SECRET", "API_TOKEN")
     more = ("AWS_SECRET_ACCESS_KEY", "PGPASSWORD", "SIGNING_KEY")
-    worker = dict.fromkeys((*plain, *secret, *more), "x")
+    worker: dict[str, str] = dict.fromkeys((*plain, *secret, *more), "x")
     assert set(inherited(made(), worker)) == {"PATH", "HOME", "LC_ALL"}
     full = made(permissions="full")
     assert set(inherited(full, worker)) == {"PATH", "HOME", "LC_ALL", "PLAIN"}
