@@ -294,3 +294,14 @@ def test_of_a_line_that_is_too_long_its_beginning_is_known() -> None:
         for at in range(0, len(text), size):
             capture.feed(text[at : at + size])
         assert capture.last_line() == (b"{", False)
+
+
+def test_a_sandbox_shows_an_interpreter_and_not_the_folder_above_it(tmp_path: Path) -> None:
+    wrapper = tmp_path / "home/bin/python"
+    wrapper.parent.mkdir(parents=True)
+    wrapper.write_text("#!/bin/sh\n")
+    wrapper.chmod(0o755)
+    (tmp_path / "a.py").touch()
+    task = made(runtime="python", entrypoint="a.py", interpreter=str(wrapper))
+    found = program_of(task, tmp_path, None)
+    assert set(found.files) == {str(wrapper), str(tmp_path / "a.py")}
