@@ -8,7 +8,7 @@ import resource
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -27,10 +27,13 @@ from netscript_triggers.watching.roots import is_left
 from netscript_workers import __version__
 from netscript_workers.clock import MICROSECONDS
 from netscript_workers.errors import NetscriptError
+from netscript_workers.execution.runners.orders import check_task
+from netscript_workers.execution.runners.programs import versions
 from netscript_workers.registry import discover_jobs
 from netscript_workers.settings import Settings
 from netscript_workers.store import migrations, presence
 from netscript_workers.store.engine import Store
+from netscript_workers.tasks import TaskDefinition
 
 Status: TypeAlias = Literal["ok", "warn", "fail"]
 
@@ -81,12 +84,14 @@ def _failed(what: str, error: NetscriptError) -> Finding:
 def _definitions(settings: Settings) -> Iterator[Finding]:
     project = settings.project_dir
     try:
-        jobs = discover_jobs(project, settings.jobs_dir)
+        jobs = discover_jobs(project, *settings.folders)
     except NetscriptError as error:
         yield _failed("jobs", error)
     else:
         hint = "Write one: netscript add job send-receipt"
-        yield _counted("jobs", len(jobs), settings.jobs_dir, hint)
+        tasks = [one for one in jobs.values() if isinstance(one, TaskDefinition)]
+        yield _counted("jobs", len(jobs) - len(tasks), settings.jobs_dir, hint)
+        yield from _tasks(tasks, settings)
     try:
         triggers = discover_triggers(project, settings.triggers_dir, dev=True)
     except NetscriptError as error:
@@ -99,6 +104,22 @@ def _definitions(settings: Settings) -> Iterator[Finding]:
     for trigger in triggers.values():
         if isinstance(trigger, FileWatchDefinition):
             yield from (_watched(trigger, path) for path in trigger.paths)
+
+
+def _tasks(tasks: Sequence[TaskDefinition[Any]], settings: Settings) -> Iterator[Finding]:
+    """Tell which runtimes there are, and which tasks can't run here."""
+    told = ", ".join(f"{name} {version}" for name, version in versions().items())
+    yield Finding("ok", "runtimes", f"For tasks there are: {told}.")
+    for task in tasks:
+        try:
+            check_task(task, settings.project_dir)
+        except NetscriptError as error:
+            yield _failed(f'task "{task.id}"', error)
+        else:
+            held = "held to its permissions" if task.permissions is not None else "unconfined"
+            if task.runtime == "deno":
+                held = "held to its permissions"
+            yield Finding("ok", f'task "{task.id}"', f"{task.runtime}; it runs {held}.")
 
 
 def _counted(what: str, count: int, folder: str, hint: str) -> Finding:

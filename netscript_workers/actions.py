@@ -12,6 +12,7 @@ from typing import Any, Generic, Protocol
 from typing_extensions import TypeVar
 
 from netscript_workers.clock import MAX_MICROS, MICROSECONDS, to_micros
+from netscript_workers.defining import check_priority
 from netscript_workers.domain import (
     IDEMPOTENCY_MODES,
     ExecutionKind,
@@ -22,7 +23,7 @@ from netscript_workers.domain import (
 )
 from netscript_workers.errors import ConfigurationError, PayloadInvalidError
 from netscript_workers.ids import new_id
-from netscript_workers.jobs import JobDefinition, check_priority
+from netscript_workers.jobs import JobDefinition
 from netscript_workers.options import MAX_KEY_LENGTH, check_key, check_type
 from netscript_workers.rates import limit_of
 

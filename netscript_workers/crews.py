@@ -82,10 +82,16 @@ class Crew:
         self._lifeline, self._catalog = lifeline, catalog
         runtimes = runtimes_of(jobs, options.runtime)
         used: list[LaneName] = sorted(set(runtimes.values())) or [options.runtime]
+        # Without a project a process of its own would not find a job, but a task needs none.
+        places: dict[str, LaneName] = {
+            id_: "task" if lane == "task" else "subprocess"
+            for id_, lane in runtimes.items()
+            if lane == "task" or options.project is not None
+        }
         self.isolation = Isolation(
             upkeep,
             worker_id,
-            jobs=jobs,
+            jobs=places,
             topics=options.plan.served,
             on_end=pump.ended,
             on_wanted=pump.look,
@@ -109,12 +115,7 @@ class Crew:
         if "task" in used:
             alone["task"] = self._make_commands(self.isolation.ended)
             warn_of_tasks(jobs, options.folder)
-        places: dict[str, LaneName] = {
-            id_: place
-            for id_, lane in runtimes.items()
-            if (place := "task" if lane == "task" else "subprocess") in alone
-        }
-        if places:
+        if alone:
             self.isolation.runner = MixedRunner(alone, places)
             self._all += alone.values()
         pump.runner = self._runner

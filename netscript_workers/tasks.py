@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NoReturn, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
 from netscript_workers.context import JobContext
+from netscript_workers.defining import check_id, common_options, title
 from netscript_workers.domain import (
     DEFAULT_PRIORITY,
     TASK_RUNTIMES,
@@ -18,7 +19,7 @@ from netscript_workers.domain import (
     TaskRuntime,
 )
 from netscript_workers.errors import ConfigurationError, nearest
-from netscript_workers.jobs import JobDefinition, check_id, common_options, title
+from netscript_workers.jobs import JobDefinition
 from netscript_workers.options import OptionError, check_names, check_type, is_storable
 from netscript_workers.permissions import (
     VARIABLE,

@@ -59,29 +59,45 @@ def add(
         str,
         typer.Argument(
             metavar="KIND",
-            autocompletion=words("job", "webhook", "schedule", "file-watch", "manual"),
-            help="job, webhook, schedule, file-watch or manual.",
+            autocompletion=words("job", "task", "webhook", "schedule", "file-watch", "manual"),
+            help="job, task, webhook, schedule, file-watch or manual.",
             show_default=False,
         ),
     ],
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="As in send-receipt.", show_default=False)
     ],
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a task: shell, python, node, deno, dotnet or powershell.", show_default=False
+        ),
+    ] = None,
     project: ProjectDir = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """Write a job or a trigger to go on from, and tell what sets it off."""
-    from netscript_triggers.scaffold import PARTS, write_part
+    """Write a job, a task or a trigger to go on from, and tell what sets it off."""
+    from netscript_triggers.scaffold import PARTS, write_part, write_task
+
+    if runtime is not None and kind != "task":
+        raise typer.BadParameter("it is for tasks", param_hint="--runtime")
 
     settings = load_settings(project)
     part = PARTS.get(kind)
     folder = project / (getattr(settings, part.folder) if part else "")
-    path, made = write_part(kind, name, folder)
+    script: Path | None = None
+    if kind == "task":
+        path, script, made = write_task(runtime or "shell", name, folder, settings.tasks_dir)
+    else:
+        path, made = write_part(kind, name, folder)
     fired = PARTS[kind].fired.format(id=made)
     if as_json:
-        print_json({"id": made, "path": str(path), "fire": fired})
+        more = {} if script is None else {"script": str(script)}
+        print_json({"id": made, "path": str(path), **more, "fire": fired})
         return
     typer.echo(f"made {path}")
+    if script is not None:
+        typer.echo(f"made {script}")
     if kind == "webhook":
         variable = f"{path.stem.upper()}_SECRET"
         typer.echo(f'its secret:  echo "{variable}=$(netscript secrets new)" >> .env')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +26,17 @@ def welcome(settings: Settings, url: str) -> None:
     triggers = discover_triggers(settings.project_dir, settings.triggers_dir, dev=True)
     typer.echo(f"netscript listens at {url}")
     typer.echo(f"  database  {masked(settings.url)}")
-    typer.echo(f"  loaded    {_count(len(triggers), 'trigger')}, {_count(len(jobs), 'job')}")
+    typer.echo(f"  loaded    {_loaded(len(triggers), Counter(one.kind for one in jobs.values()))}")
     lines = [*_triggers(triggers.values()), *_crons(jobs.values())]
     widths = [max(len(line[column]) for line in lines) for column in range(3)] if lines else []
     for line in lines:
         cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
         typer.echo(f"  {'  '.join([*cells, line[3]])}".rstrip())
+
+
+def _loaded(triggers: int, kinds: Counter[str]) -> str:
+    told = f"{_count(triggers, 'trigger')}, {_count(kinds['job'], 'job')}"
+    return f"{told}, {_count(kinds['task'], 'task')}" if kinds["task"] else told
 
 
 def _count(number: int, noun: str) -> str:

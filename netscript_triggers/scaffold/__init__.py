@@ -19,7 +19,13 @@ _CHECKOUT = _PLACE.parents[1]
 _TEMPLATE = ".j2"
 # What only its owner may read.
 _PRIVATE = frozenset({".env"})
-_SAMPLES = ("jobs/process_payment.py", "triggers/payment_webhook.py")
+_SAMPLES = (
+    "jobs/process_payment.py",
+    "jobs/health_check.py",
+    "tasks/validate_payload.py",
+    "tasks/scripts/validate_payload.py",
+    "triggers/payment_webhook.py",
+)
 # What a bare project does without.
 _EXTRAS = (
     "deploy/",
@@ -28,6 +34,7 @@ _EXTRAS = (
     "compose.yaml",
     ".dockerignore",
     "jobs/health_check.py",
+    "tasks/",
     "README.md",
 )
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
@@ -49,12 +56,24 @@ class Part:
 
 PARTS: Mapping[str, Part] = {
     "job": Part("jobs_dir", "netscript jobs trigger {id} --payload '{{}}' --wait"),
+    "task": Part("tasks_dir", "netscript tasks trigger {id} --payload '{{}}' --wait"),
     "webhook": Part("triggers_dir", "netscript triggers test {id} --payload '{{}}'"),
     "schedule": Part("triggers_dir", "netscript triggers fire {id}"),
     "file-watch": Part(
         "triggers_dir", 'netscript triggers fire {id} --payload \'{{"path": "a.csv"}}\''
     ),
     "manual": Part("triggers_dir", "netscript triggers fire {id} --payload '{{}}'"),
+}
+
+
+# What a task of each runtime runs, by the end of its file's name.
+SCRIPTS: Mapping[str, str] = {
+    "shell": "sh",
+    "python": "py",
+    "node": "js",
+    "deno": "ts",
+    "dotnet": "cs",
+    "powershell": "ps1",
 }
 
 
@@ -112,22 +131,64 @@ def write_part(kind: str, name: str, folder: Path) -> tuple[Path, str]:
             f'There is no "{kind}" to add.',
             hint=f'Did you mean "{close}"?' if close else f"There are: {', '.join(PARTS)}.",
         )
+    if kind == "task":
+        path, _, id_ = write_task("shell", name, folder, folder.name)
+        return path, id_
+    values = _values(name)
+    return _write_part(kind, values, folder), values["id"]
+
+
+def _write_part(kind: str, values: Mapping[str, Any], folder: Path) -> Path:
+    path = folder / f"{values['function']}.py"
+    if not _write(path, _render(f"parts/{kind}.py{_TEMPLATE}", values)):
+        raise StateError(f"{path} is there already.", hint="Choose another name.")
+    return path
+
+
+def _values(name: str) -> dict[str, Any]:
     if not _NAME.fullmatch(name) or keyword.iskeyword(name):
         raise ConfigurationError(
             f"{name!r} can't be a name.",
             hint="Write lower-case words with dashes between them: send-receipt.",
         )
     words = re.split("[-_]", name)
-    values: dict[str, Any] = {
+    return {
         "id": "-".join(words),
         "function": "_".join(words),
         "model": "".join(word.capitalize() for word in words),
         "variable": "_".join(words).upper(),
     }
-    path = folder / f"{values['function']}.py"
-    if not _write(path, _render(f"parts/{kind}.py{_TEMPLATE}", values)):
-        raise StateError(f"{path} is there already.", hint="Choose another name.")
-    return path, values["id"]
+
+
+def write_task(runtime: str, name: str, folder: Path, place: str) -> tuple[Path, Path, str]:
+    """Write a task and what it runs; return both paths and its id.
+
+    Args:
+        runtime: One of `SCRIPTS`.
+        name: Such as `make-report`.
+        folder: Where the task is written, and below it, in `scripts`, what it runs.
+        place: The folder as the project calls it.
+
+    Raises:
+        ConfigurationError: There is nothing to write for this runtime, or the name can't be one.
+        StateError: One of the files is there already.
+    """
+    if runtime not in SCRIPTS:
+        close = nearest(runtime, SCRIPTS)
+        raise ConfigurationError(
+            f'There is no template for the runtime "{runtime}".',
+            hint=f'Did you mean "{close}"?' if close else f"There are: {', '.join(SCRIPTS)}.",
+        )
+    values = _values(name)
+    file = f"{values['function']}.{SCRIPTS[runtime]}"
+    script = folder / "scripts" / file
+    values |= {"runtime": runtime, "entrypoint": f"{place}/scripts/{file}"}
+    for path in (folder / f"{values['function']}.py", script):
+        if path.exists():
+            raise StateError(f"{path} is there already.", hint="Choose another name.")
+    path = _write_part("task", values, folder)
+    _write(script, _render(f"parts/tasks/{runtime}.{SCRIPTS[runtime]}{_TEMPLATE}", values))
+    return path, script, values["id"]
 
 
 def _project(values: Mapping[str, Any]) -> dict[str, str]:

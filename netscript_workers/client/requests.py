@@ -175,9 +175,10 @@ def trigger(
         id_, text = job, to_stored_json({} if payload is None else payload)
     else:
         id_, text = job.id, prepare(job, payload).payload
+    kind = "jobs" if isinstance(job, str) else f"{job.kind}s"
     return Call(
         method="POST",
-        path=f"{BASE}/jobs/{quote(id_, safe='')}/trigger",
+        path=f"{BASE}/{kind}/{quote(id_, safe='')}/trigger",
         query={name: _told(value) for name, value in options.items() if value is not None},
         content=text,
         # The same key at each attempt: one whose answer was lost is not run twice.

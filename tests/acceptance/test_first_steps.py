@@ -26,6 +26,7 @@ _VARYING = (
     (re.compile(r"Python 3\.\d+\.\d+"), "PYTHON"),
     (re.compile(r"revision \d{4}"), "REVISION"),
     (re.compile(r"[\d,]+ are allowed"), "SOME are allowed"),
+    (re.compile(r"(For tasks there are: ).*"), r"\1PROGRAMS"),
     (re.compile(r"(sqlite:///|Read for )\S+/shop"), "PLACE"),
 )
 

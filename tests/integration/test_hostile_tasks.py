@@ -21,7 +21,7 @@ from netscript_workers.records import ExecutionDetail
 from netscript_workers.store.engine import Store
 from netscript_workers.tasks import TaskDefinition, define_task
 from tests.integration.test_tasks import needs, shell
-from tests.support import eventually_async, write_project
+from tests.support import write_project
 from tests.working import Running, working
 
 ONCE = Retry(max_attempts=1)
@@ -354,17 +354,13 @@ async def test_a_sandboxed_task_that_ignores_sigterm_is_killed_and_one_that_heed
     sqlite_url: str, tmp_path: Path, confined: None
 ) -> None:
     loop = "echo '::progress 1 ready'; while :; do sleep 0.1; done"
-    deaf = shell(f"trap '' TERM; {loop}", id="deaf", permissions="none", timeout=1)
-    good = shell(
-        f"trap 'echo {{\\\"saved\\\": 1}}; exit 0' TERM; {loop}",
-        id="good",
-        permissions="none",
-        timeout=1,
-    )
+    options: dict[str, Any] = {"permissions": "none", "timeout": 1, "args": [str(tmp_path)]}
+    deaf = shell(f"trap '' TERM; {loop}", id="deaf", **options)
+    good = shell(f"trap 'echo {{\\\"saved\\\": 1}}; exit 0' TERM; {loop}", id="good", **options)
     store = Store(sqlite_url)
     async with working(store, deaf, good, folder=tmp_path, kill_grace=0.5) as at:
         told = [await at.run(one) for one in (deaf, good)]
-        await eventually_async(lambda: not [pid for pid in _pids() if "trap" in _command(pid)])
+        assert [pid for pid in _pids() if str(tmp_path) in _command(pid).split("\0")] == []
     assert told[0].execution.reason == "timeout"
     assert (told[1].execution.status, told[1].execution.result) == ("completed", {"saved": 1})
     store.dispose()

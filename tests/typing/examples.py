@@ -30,9 +30,12 @@ from netscript_workers import (
     JobContext,
     JobDefinition,
     JobResult,
+    Permissions,
     Retry,
+    TaskDefinition,
     create_success_result,
     define_job_handler,
+    define_task,
     enqueue,
     enqueue_async,
     enqueue_batch,
@@ -220,3 +223,17 @@ async def called_by_hand(ctx: JobContext[Payment], event: WebhookEvent) -> None:
 
 
 assert_type(run_job(send, Mail("a")), JobRun)
+
+
+pay_by_script = define_task(
+    id="pay-by-script",
+    runtime="shell",
+    entrypoint="tasks/pay.sh",
+    payload=Payment,
+    permissions=Permissions(net=True),
+    retry=Retry(max_attempts=2),
+)
+assert_type(pay_by_script, TaskDefinition[Payment])
+assert_type(enqueue_job(pay_by_script, Payment(order_id="o", amount_cents=1)), EnqueueJob[Payment])
+anything = define_task(id="anything", runtime="node", entrypoint="a.js", permissions="none")
+assert_type(anything, TaskDefinition[dict[str, Any]])

@@ -16,6 +16,7 @@ from netscript_workers import (
     JobContext,
     Retry,
     define_job_handler,
+    define_task,
     enqueue_batch,
     enqueue_job,
     job,
@@ -97,3 +98,8 @@ define_file_watch(changed, id="a", paths=["/a"], stability=3)  # refused
 define_file_watch(changed, id="a", paths=["/a"], existing="skip")  # refused
 file_watch(id="a", paths=["/a"], pattern="*.csv")  # refused
 pay.topic = "other"  # refused
+script = define_task(id="a", runtime="shell", entrypoint="a.sh", payload=Payment)
+enqueue_job(script, Mail(to="a"))  # refused
+define_task(id="a", runtime="perl", entrypoint="a.pl")  # refused
+define_task(id="a", runtime="shell")  # refused
+define_task(id="a", runtime="shell", entrypoint="a.sh", permissions="everything")  # refused

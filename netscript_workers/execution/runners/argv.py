@@ -131,7 +131,7 @@ def _python(task: TaskDefinition[Any], project: Path, path: str | None) -> Progr
             "VIRTUAL_ENV": str(folder),
             "PATH": os.pathsep.join([str(Path(python).parent), *([path] if path else [])]),
         }
-        files = [str(folder), str(Path(python).resolve().parent.parent)]
+        files = [str(folder), _home_of(Path(python).resolve())]
     elif task.interpreter is not None:
         found = shutil.which(task.interpreter, path=path)
         if found is None:
@@ -139,7 +139,7 @@ def _python(task: TaskDefinition[Any], project: Path, path: str | None) -> Progr
                 f"There is no {task.interpreter} on this machine.", exit_code=NOT_FOUND
             )
         python = str(Path(found).absolute())
-        files = [str(Path(python).parent.parent), str(Path(python).resolve().parent.parent)]
+        files = [_home_of(Path(python)), _home_of(Path(python).resolve())]
     if task.module:
         package = task.entrypoint.partition(".")[0]
         own = [project.absolute() / package, project.absolute() / f"{package}.py"]
@@ -151,6 +151,16 @@ def _python(task: TaskDefinition[Any], project: Path, path: str | None) -> Progr
         entry = (file,)
     # -u: what it prints is seen when it prints it.
     return Program(runner=(python, "-u"), entry=(*entry, *task.args), files=tuple(files), env=env)
+
+
+def _home_of(python: Path) -> str:
+    """Return the installation that a Python belongs to; the program alone, if that is none.
+
+    Whatever else lies beside a `bin` folder, such as somebody's home, is not the task's to see.
+    """
+    home = python.parent.parent
+    is_home = (home / "pyvenv.cfg").is_file() or any(home.glob("lib/python3*/os.py"))
+    return str(home if is_home else python)
 
 
 def _python_in_venv() -> tuple[str, str]:

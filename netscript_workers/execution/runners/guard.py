@@ -17,6 +17,8 @@ import time
 
 _PATIENCE_SECONDS = 2.0
 _LOOK_SECONDS = 0.005
+# Who leads a group and ends by itself, with what has left the group, has this long for it.
+_OWN_SECONDS = 1.5
 
 
 class Guard:
@@ -25,7 +27,7 @@ class Guard:
     def __init__(self, lifeline: int) -> None:
         """Prepare; it is started with the first child, and inherits the lifeline."""
         self._lifeline = lifeline
-        self._groups: set[int] = set()
+        self._groups: dict[int, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -33,18 +35,23 @@ class Guard:
         """Its number, once there is a child."""
         return None if self._process is None else self._process.pid
 
-    def watch(self, leader: int) -> None:
+    def watch(self, leader: int, *, ends_itself: bool = False) -> None:
         """Have the group of this child ended if the worker dies; call it before it runs anything.
+
+        Args:
+            leader: The child.
+            ends_itself: It ends all that it has started when the worker dies, even what has left
+                its group. It is given the time for that.
 
         Raises:
             OSError: No process is to be had.
         """
-        self._groups.add(leader)
-        self._tell(f"+{leader}\n")
+        sign = self._groups[leader] = "*" if ends_itself else "+"
+        self._tell(f"{sign}{leader}\n")
 
     def forget(self, leader: int) -> None:
         """Leave the group alone from now on: it is gone, and its number may be another's."""
-        self._groups.discard(leader)
+        self._groups.pop(leader, None)
         with contextlib.suppress(OSError):
             self._tell(f"-{leader}\n")
 
@@ -65,7 +72,8 @@ class Guard:
                 return
         if self._groups:
             self._process = self._start()
-            _write(self._process, "".join(f"+{leader}\n" for leader in self._groups))
+            lines = "".join(f"{sign}{leader}\n" for leader, sign in self._groups.items())
+            _write(self._process, lines)
 
     def _start(self) -> subprocess.Popen[bytes]:
         # Isolated and without site-packages: it starts in a moment, whatever is installed.
@@ -90,14 +98,16 @@ def _close(process: subprocess.Popen[bytes]) -> None:
             process.stdin.close()
 
 
-def read(told: bytes, groups: set[int]) -> None:
-    """Take over what a worker has told, line by line."""
+def read(told: bytes, groups: set[int], minders: set[int]) -> None:
+    """Take over what a worker has told, line by line: groups, and those that end themselves."""
     for line in told.split():
         leader = int(line[1:])
+        groups.discard(leader)
+        minders.discard(leader)
         if line.startswith(b"+"):
             groups.add(leader)
-        else:
-            groups.discard(leader)
+        elif line.startswith(b"*"):
+            minders.add(leader)
 
 
 def kill(groups: set[int]) -> None:
@@ -105,7 +115,12 @@ def kill(groups: set[int]) -> None:
     for leader in groups:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(leader, signal.SIGKILL)
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+    wait(groups, _PATIENCE_SECONDS)
+
+
+def wait(groups: set[int], seconds: float) -> None:
+    """Wait until nobody of these process groups lives, but no longer than so many seconds."""
+    deadline = time.monotonic() + seconds
     while any(map(lives, groups)) and time.monotonic() < deadline:
         time.sleep(_LOOK_SECONDS)
 
@@ -145,11 +160,15 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     groups: set[int] = set()
+    minders: set[int] = set()
     rest = b""
     while chunk := os.read(0, 65_536):
         told, _, rest = (rest + chunk).rpartition(b"\n")
-        read(told, groups)
+        read(told, groups, minders)
     kill(groups)
+    if minders:
+        wait(minders, _OWN_SECONDS)
+        kill(minders)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ class Minded:
         self._loop.add_reader(self._line, self._hear)
         try:
             if guard is not None:
-                guard.watch(self.pid)
+                guard.watch(self.pid, ends_itself=True)
         except OSError:
             self._force()
             raise

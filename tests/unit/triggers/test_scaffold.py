@@ -82,7 +82,8 @@ def test_all_that_is_written_is_formatted_and_found(tmp_path: Path) -> None:
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-    assert set(discover_jobs(tmp_path)) == {"health-check", "my-job", "process-payment"}
+    known = {"health-check", "my-job", "process-payment", "my-task", "validate-payload"}
+    assert set(discover_jobs(tmp_path)) == known
     found = set(discover_triggers(tmp_path))
     assert found >= {"my-webhook", "my-file-watch", "my-manual", "payment-webhook"}
 

@@ -86,8 +86,9 @@ def test_a_guard_whose_worker_ends_kills_what_it_knows_of_and_nothing_else() -> 
 
 def test_a_guard_reads_what_it_is_told_and_waits_for_the_living_only() -> None:
     groups: set[int] = set()
-    read(b"+5\n+6\n-5\n", groups)
-    assert groups == {6}
+    minders: set[int] = set()
+    read(b"+5\n+6\n*7\n*8\n-5\n-8\n", groups, minders)
+    assert (groups, minders) == ({6}, {7})
     with leader() as process:
         assert lives(process.pid)
         kill({process.pid})
