@@ -27,6 +27,12 @@ def task_ids(ctx: typer.Context, incomplete: str) -> list[str]:
     return _offered(_tasks, ctx, incomplete)
 
 
+def job_ids_or_task_ids(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Offer jobs below the command `jobs`, and tasks below `tasks`."""
+    is_tasks = ctx.parent is not None and ctx.parent.info_name == "tasks"
+    return _offered(_tasks if is_tasks else _jobs, ctx, incomplete)
+
+
 def trigger_ids(ctx: typer.Context, incomplete: str) -> list[str]:
     """Offer the project's triggers."""
     return _offered(_triggers, ctx, incomplete)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from netscript_triggers.cli.completing import job_ids, task_ids
+from netscript_triggers.cli.completing import job_ids_or_task_ids
 from netscript_triggers.cli.deeds import note
 from netscript_triggers.cli.given import payload_of
 from netscript_triggers.cli.output import AsJson, ProjectDir, load_settings, print_json
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 
 def add_trigger(app: typer.Typer, kind: ExecutionKind) -> None:
     """Add the command that enqueues a job, or a task."""
-    ids = task_ids if kind == "task" else job_ids
 
     def trigger(
-        id_: Annotated[str, typer.Argument(metavar="ID", show_default=False, autocompletion=ids)],
+        id_: Annotated[
+            str,
+            typer.Argument(metavar="ID", show_default=False, autocompletion=job_ids_or_task_ids),
+        ],
         payload: Annotated[str, typer.Option(help="Its payload, as JSON.")] = "{}",
         idempotency_key: Annotated[str | None, typer.Option(show_default=False)] = None,
         concurrency_key: Annotated[str | None, typer.Option(show_default=False)] = None,
