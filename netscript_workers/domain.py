@@ -153,6 +153,8 @@ class NewWork:
 
     executions: tuple[NewExecution, ...] = ()
     batches: tuple[NewBatch, ...] = ()
+    # What is told once they are stored, where somebody traces them.
+    trace: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +255,7 @@ class Outcome:
         detail: The traceback, for the record of the attempt.
         actions: Executions to store in the same transaction, for `complete`.
         batches: The batches that some of these belong to.
+        exception: The type of what the handler raised.
     """
 
     execution_id: str
@@ -266,3 +269,4 @@ class Outcome:
     delay: float = 0.0
     actions: tuple[NewExecution, ...] = field(default=())
     batches: tuple[NewBatch, ...] = field(default=())
+    exception: str | None = None

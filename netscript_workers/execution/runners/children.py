@@ -25,6 +25,7 @@ from netscript_workers.execution.runners import wire
 from netscript_workers.execution.runners.guard import Guard
 from netscript_workers.execution.runners.trees import kill_tree, signal_group
 from netscript_workers.execution.runners.wire import Message
+from netscript_workers.telemetry import spans
 
 _MODULE = "netscript_workers.execution.runners.child"
 _READ_BYTES = 262_144
@@ -127,7 +128,8 @@ class Child:
             return
         level = logging.getLogger().getEffectiveLevel()
         setup = {"project": str(nursery.project), "jobs_dir": nursery.jobs_dir}
-        self.tell({"t": "setup", **setup, "log_level": level, "keep_logs": nursery.keep_logs})
+        shown = {"log_level": level, "keep_logs": nursery.keep_logs}
+        self.tell({"t": "setup", **setup, **shown, "traces": spans.recorder is not None})
 
     def tell(self, message: Message) -> None:
         """Say something; what it can't take yet waits here. To the dead nothing is said.
