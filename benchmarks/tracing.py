@@ -76,9 +76,7 @@ def _sides(collector: str, base: Path | None) -> list[_Side]:
     return sides if base is None else [_Side(BASE, base.resolve(), {}), *sides]
 
 
-def _visit(
-    side: _Side, kind: Kind, load: accept.Acceptance, seconds: float
-) -> dict[str, float]:
+def _visit(side: _Side, kind: Kind, load: accept.Acceptance, seconds: float) -> dict[str, float]:
     with stores.fresh(kind, f"tracing-{kind}") as url:
         environ = processes.environment(url, **SECRET, **side.settings)
         environ |= {"NETSCRIPT_DATABASE_URL": url, "PYTHONPATH": str(side.root)}

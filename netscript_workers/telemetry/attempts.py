@@ -123,7 +123,7 @@ class Attempts(Traces):
         running = self._running.get((claim.id, claim.token)) if self._running else None
         if running is not None and not running.began:
             running.began = True
-            running.span.add_event("job.started", {"netscript.attempt": claim.attempt})
+            running.span.add_event("job.started")
 
     def event(
         self, claim: ClaimedExecution, name: str, about: Mapping[str, Any], at: int | None = None
@@ -158,7 +158,7 @@ class Attempts(Traces):
         if running is None or not running.began:
             return
         if outcome is None:
-            self._end(running.span, claim, "given up", "stale", is_failure=True)
+            self._end(running.span, "given up", "stale", is_failure=True)
             return
         is_failure = outcome.verdict in _FAILED
         if outcome.failure is Reason.ERROR and outcome.exception is not None:
@@ -167,7 +167,7 @@ class Attempts(Traces):
         if outcome.verdict is Verdict.RETRY:
             running.span.set_attribute("netscript.retry.delay", outcome.delay)
             why = outcome.exception or (outcome.failure or Reason.ERROR).value
-        self._end(running.span, claim, _ENDS[outcome.verdict], why, is_failure=is_failure)
+        self._end(running.span, _ENDS[outcome.verdict], why, is_failure=is_failure)
         if outcome.verdict not in {Verdict.COMPLETE, Verdict.CANCEL}:
             self._remember(claim.id, running.span)
         else:
@@ -182,24 +182,18 @@ class Attempts(Traces):
             running.span.set_attribute("netscript.process.signal", death.signal)
         if death.exit_code is not None:
             running.span.set_attribute("process.exit.code", death.exit_code)
-        self._end(running.span, claim, "crashed", Reason.CRASHED.value, is_failure=True)
+        self._end(running.span, "crashed", Reason.CRASHED.value, is_failure=True)
         self._remember(claim.id, running.span)
 
-    def _end(
-        self, span: Span, claim: ClaimedExecution, how: str, why: str | None, *, is_failure: bool
-    ) -> None:
+    def _end(self, span: Span, how: str, why: str | None, *, is_failure: bool) -> None:
         from netscript_workers.telemetry.recording import fail  # noqa: PLC0415 - loads OpenTelemetry
 
         span.set_attribute("netscript.outcome", how)
         if is_failure:
-            about: dict[str, Any] = {
-                "netscript.attempt": claim.attempt,
-                "error.type": why or "error",
-            }
-            span.add_event("job.failed", about)
+            span.add_event("job.failed", {"error.type": why or "error"})
             fail(span, why or "error", how if how != "failed" else why)
         elif how == "completed":
-            span.add_event("job.completed", {"netscript.attempt": claim.attempt})
+            span.add_event("job.completed")
         elif why is not None:
             span.set_attribute("netscript.reason", why)
         span.end()

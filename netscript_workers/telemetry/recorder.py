@@ -71,10 +71,13 @@ class Recorder(Serving):
             is_first: Whether it continues its producer's trace; else it begins one that links it.
         """
         producer = parse(claim.traceparent, claim.tracestate)
-        span = self.start("job.execute", producer if is_first else None, SpanKind.CONSUMER)
+        parent = producer if is_first else None
+        about = None if parent is None else _attempted(claim, worker_id)
+        span = self.start("job.execute", parent, SpanKind.CONSUMER, about=about)
         context = span.get_span_context()
         if span.is_recording():
-            span.set_attributes(_attempted(claim, worker_id))
+            if about is None:
+                span.set_attributes(_attempted(claim, worker_id))
             if producer is not None and not is_first:
                 span.add_link(producer, {"netscript.link": "producer"})
         return span, (text_of(context), state_of(context))

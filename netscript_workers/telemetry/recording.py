@@ -67,6 +67,20 @@ def current() -> SpanContext | None:
     return context if context.is_valid else None
 
 
+class UnrecordedSpan(NonRecordingSpan):
+    """A span of a trace that is not recorded; most of these nobody asks for their context."""
+
+    def __init__(self, traceparent: str, tracestate: str | None) -> None:
+        super().__init__(_INVALID)
+        self._said: tuple[str, str | None] | None = (traceparent, tracestate)
+
+    def get_span_context(self) -> SpanContext:
+        """Read it when somebody asks."""
+        if self._said is not None:
+            self._context, self._said = parse(*self._said) or _INVALID, None
+        return self._context
+
+
 class Sending:
     """Executions on their way into the store, each with the span that made it.
 
@@ -116,6 +130,7 @@ class Recording:
         parent: SpanContext | None,
         kind: SpanKind = SpanKind.INTERNAL,
         *,
+        about: Attributes | None = None,
         start_time: int | None = None,
     ) -> Span:
         """Start a span that is nobody's current one.
@@ -124,14 +139,15 @@ class Recording:
             name: One of few.
             parent: None begins a trace.
             kind: As OpenTelemetry has it.
+            about: Its attributes; of one that begins a trace, those that a sampler needs.
             start_time: Nanoseconds since the epoch; by default now.
         """
         if parent is None:
-            return self._tracer.start_span(name, Context(), kind, start_time=start_time)
+            return self._tracer.start_span(name, Context(), kind, about, start_time=start_time)
         if self.skips(parent):
             return NonRecordingSpan(parent)
         context = trace.set_span_in_context(NonRecordingSpan(parent), Context())
-        return self._tracer.start_span(name, context, kind, start_time=start_time)
+        return self._tracer.start_span(name, context, kind, about, start_time=start_time)
 
     def produce(
         self, executions: Sequence[NewExecution], parent: SpanContext | None
@@ -163,21 +179,17 @@ class Recording:
         return Sending(parent or _first(spans), spans)
 
     def _producer(self, new: NewExecution, parent: SpanContext | None, about: Attributes) -> Span:
-        span = self.start("job.enqueue", parent, SpanKind.PRODUCER)
-        if span.is_recording():
-            span.set_attributes(
-                {
-                    "messaging.system": SYSTEM,
-                    "messaging.operation.type": "send",
-                    "messaging.operation.name": "enqueue",
-                    "messaging.destination.name": new.topic,
-                    "netscript.job.id": new.job_id,
-                    **about,
-                }
-            )
-            if new.correlation_id is not None:
-                span.set_attribute("messaging.message.conversation_id", new.correlation_id)
-        return span
+        facts = {
+            "messaging.system": SYSTEM,
+            "messaging.operation.type": "send",
+            "messaging.operation.name": "enqueue",
+            "messaging.destination.name": new.topic,
+            "netscript.job.id": new.job_id,
+            **about,
+        }
+        if new.correlation_id is not None:
+            facts["messaging.message.conversation_id"] = new.correlation_id
+        return self.start("job.enqueue", parent, SpanKind.PRODUCER, about=facts)
 
     def committed(
         self, stored: Iterable[tuple[Sending | None, Sequence[Enqueued]]], began: int
@@ -239,6 +251,8 @@ class Recording:
 
     def context(self, traceparent: str | None, tracestate: str | None) -> Context | None:
         """Return a context in which this span is the current one, and anything else as here."""
+        if traceparent is not None and self.skips_text(traceparent):
+            return trace.set_span_in_context(UnrecordedSpan(traceparent, tracestate))
         found = parse(traceparent, tracestate)
         return None if found is None else trace.set_span_in_context(NonRecordingSpan(found))
 

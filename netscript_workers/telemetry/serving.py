@@ -13,6 +13,7 @@ from netscript_workers.telemetry.around import Around
 from netscript_workers.telemetry.recording import (
     Recording,
     Sending,
+    UnrecordedSpan,
     current,
     fail,
     parse,
@@ -124,23 +125,24 @@ class Serving(Recording):
 
     def handling(self, trigger_id: str, kind: str, event: Any) -> Around | None:
         """Return the span of a call of a trigger's handler; None if nobody wants to hear of it."""
+        if self.skips_text(event.traceparent):
+            # Users' own spans in it must not begin traces.
+            return Around(UnrecordedSpan(event.traceparent, event.tracestate))
         parent = parse(event.traceparent, event.tracestate)
         if parent is None:
             return None
-        span = self.start("trigger.handle", parent)
-        if span.is_recording():
-            span.set_attributes(
-                {
-                    "netscript.trigger.id": trigger_id,
-                    "netscript.trigger.kind": kind,
-                    "netscript.event.id": event.id,
-                    "netscript.event.attempt": event.attempt,
-                }
-            )
-        return Around(span)
+        about = {
+            "netscript.trigger.id": trigger_id,
+            "netscript.trigger.kind": kind,
+            "netscript.event.id": event.id,
+            "netscript.event.attempt": event.attempt,
+        }
+        return Around(self.start("trigger.handle", parent, about=about))
 
     def sending(self, executions: Sequence[NewExecution], event: Any) -> Sending | None:
         """Give the executions that an event leads to the context of the spans that make them."""
+        if self.skips_text(event.traceparent):
+            return None
         parent = parse(event.traceparent, event.tracestate)
         if parent is None and not executions:
             return None

@@ -9,6 +9,7 @@ MAX_TRACESTATE = 512
 _TRACEPARENT = re.compile(
     r"(?!ff)(?!00.{53}.)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
 )
+_LENGTH = 55
 _SAMPLED = frozenset("13579bdf")
 
 
@@ -20,7 +21,7 @@ def accepted(traceparent: str | None, tracestate: str | None) -> tuple[str | Non
         tracestate.isascii() and 0 < len(tracestate) <= MAX_TRACESTATE
     ):
         tracestate = None
-    return traceparent[:55], tracestate
+    return f"00{traceparent[2:_LENGTH]}", tracestate
 
 
 def is_valid(traceparent: str) -> bool:
@@ -29,5 +30,5 @@ def is_valid(traceparent: str) -> bool:
 
 
 def is_sampled(traceparent: str) -> bool:
-    """Tell whether the trace that this names is recorded; it must be valid."""
-    return traceparent[54:55] in _SAMPLED
+    """Tell whether the trace that this names may be recorded."""
+    return len(traceparent) < _LENGTH or traceparent[_LENGTH - 1] in _SAMPLED

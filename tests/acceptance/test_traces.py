@@ -337,3 +337,52 @@ def test_what_is_dispatched_in_the_background_goes_on_and_a_replay_links(
 
 def by_start(found: list[Seen]) -> list[Seen]:
     return sorted(found, key=lambda one: one.start)
+
+
+def test_a_collector_that_is_away_hinders_no_work_and_does_not_fill_the_log(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    nobody = Collector(f"http://127.0.0.1:{free_port()}", "http/protobuf")
+    opened = Shop(tmp_path, sqlite_url, nobody)
+    with (
+        opened.run("serve", "--port", str(opened.port)) as server,
+        opened.worker("worker-process") as worker,
+    ):
+        wait_until_answers(opened.url, "/health/ready", PATIENCE)
+        ids = [opened.send("first", n=n)["executions"][0] for n in range(20)]
+        for id_ in ids:
+            eventually(lambda id_=id_: _finished(opened.record(id_)), PATIENCE, "its end")  # type: ignore[misc]
+        for process in (server, worker):
+            process.wait_for("takes no spans", PATIENCE)
+            assert process.terminate(20) == 0, process.output
+            assert process.output.count("spans") <= 2, process.output
+            assert "Traceback" not in process.output, process.output
+
+
+def test_a_span_of_a_child_that_is_none_ends_the_child_and_not_the_worker(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    forging = JOBS + FORGING
+    with collecting() as collector:
+        opened = Shop(tmp_path, sqlite_url, collector)
+        write_project(opened.place, {"jobs/traced.py": forging})
+        with opened.open("worker-process"):
+            url = f"{opened.url}/api/v1/workers/jobs/forging/trigger"
+            answer = httpx.post(url, json={}, trust_env=False).json()
+            record = eventually(
+                lambda: _finished(opened.record(answer["execution_id"])), PATIENCE, "its end"
+            )
+            assert record is not None and record["status"] == "failed"
+            opened.send("first")
+            collector.wait_for("job.execute", netscript_job_id="second")
+
+
+FORGING = """
+@job(id="forging")
+def forging(ctx: JobContext[dict]):
+    import gc
+    from netscript_workers.execution.runners.child import Line
+    (line,) = (one for one in gc.get_objects() if isinstance(one, Line))
+    line.tell({"t": "span", "name": "forged", "context": "none"})
+    time.sleep(5)
+"""
