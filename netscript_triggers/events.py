@@ -47,8 +47,8 @@ class TriggerEvent(Generic[P]):
         idempotency_key: Under which a second delivery is known as one.
         attempt: Failed attempts of the handler so far, plus one.
         received_at: When it came, in UTC.
-        traceparent: W3C trace context of the sender.
-        tracestate: W3C trace state of the sender.
+        traceparent: W3C trace context of its request; of its sender where telemetry is off.
+        tracestate: W3C trace state that goes with it.
         event_type: What the sender says it is about, such as `payment.succeeded`.
         replayed_from: The event that this one is another run of, which
             enqueues anew.

@@ -91,6 +91,7 @@ class Ingress:
             gates: Who may come in; by default whoever the webhooks let in.
         """
         self._app = app
+        spans.look()
         self._routes = Routes(routes.values())
         self._coordinator = coordinator
         self._states = states or TriggerStates()

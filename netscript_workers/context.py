@@ -157,12 +157,12 @@ class JobContext(Generic[P]):
 
     @property
     def traceparent(self) -> str | None:
-        """W3C trace context of the producer."""
+        """W3C trace context of this attempt; of what enqueued it where telemetry is off."""
         return self._claim.traceparent
 
     @property
     def tracestate(self) -> str | None:
-        """W3C trace state of the producer."""
+        """W3C trace state that goes with it."""
         return self._claim.tracestate
 
     @property

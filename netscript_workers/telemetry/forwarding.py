@@ -6,6 +6,7 @@ what it had not ended, and no more.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -57,7 +58,9 @@ class _Forwarding(SpanProcessor):
         context = span.get_span_context()
         if self._left > 0 and context is not None and context.trace_flags.sampled:
             self._left -= 1
-            self._tell({"t": "span", **dump(span)})
+            # An attribute that JSON does not have, or too long a one: no matter of the handler's.
+            with contextlib.suppress(TypeError, ValueError):
+                self._tell({"t": "span", **dump(span)})
 
 
 class ChildTraces(Traces):
@@ -81,7 +84,8 @@ class ChildTraces(Traces):
     ) -> None:
         """Tell the worker."""
         told = {"name": name, "about": dict(about), "at": now() if at is None else at}
-        self._tell({"t": "event", "k": self._key_of(claim), **told})
+        with contextlib.suppress(TypeError, ValueError):
+            self._tell({"t": "event", "k": self._key_of(claim), **told})
 
 
 class _Remote:

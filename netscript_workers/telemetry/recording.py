@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from opentelemetry import context as contexts
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import (
@@ -261,16 +260,6 @@ def fail(span: Span, error_type: str, description: str | None = None) -> None:
     """Mark a span as failed. No message of an exception stands in a span: it may tell anything."""
     span.set_attribute("error.type", error_type)
     span.set_status(StatusCode.ERROR, description)
-
-
-def enter(context: Context) -> Any:
-    """Make a context the current one; return what `leave` takes."""
-    return contexts.attach(context)
-
-
-def leave(token: Any) -> None:
-    """Make the context before it the current one again."""
-    contexts.detach(token)
 
 
 def now() -> int:

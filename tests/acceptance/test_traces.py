@@ -84,10 +84,6 @@ async def later(event):
     return [enqueue_job(JOBS[event.payload["job"]], {"gate": event.payload["gate"]})]
 """
 
-SECOND = """\
-job.execute second CONSUMER
-  write INTERNAL"""
-
 
 class Shop:
     """A server and workers that tell a collector."""
@@ -146,6 +142,8 @@ def shop(
             yield opened
 
 
+# A task that `first` asks for beside `second` gets its place here: its `job.enqueue`, `job.execute`
+# and `task.run`, which it is told of by `current_environment()`.
 ONE = """\
 POST /webhooks/orders orders SERVER
   job.enqueue first PRODUCER
