@@ -22,7 +22,7 @@ $(VENV)/.base: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,redis,amqp,nats,mqtt]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,otlp,redis,amqp,nats,mqtt]'
 	@touch $@ $(VENV)/.base
 
 demo: $(VENV)/.base ## A signed payment webhook, from the socket to the result (DEMO_ONCE=1 ends after it)

@@ -31,6 +31,7 @@ from netscript_triggers.secrets import check_triggers
 from netscript_triggers.states import TriggerStates
 from netscript_triggers.store import states as stored_states
 from netscript_triggers.store import triggers as stored_triggers
+from netscript_triggers.store.measures import read_inbox
 from netscript_triggers.watch import Limits, Watch
 from netscript_triggers.watching.watcher import FileWatcher
 from netscript_workers import __version__
@@ -45,13 +46,19 @@ from netscript_workers.settings import Settings
 from netscript_workers.shutdown import ShutdownManager, ShutdownReport, ShutdownResource
 from netscript_workers.store import definitions
 from netscript_workers.store.definitions import StoredCatalog
+from netscript_workers.store.measures import Measures, read_outbox
 from netscript_workers.store.retention import Retention
 from netscript_workers.store.wake import make_bell
 from netscript_workers.store.writer import ITEM_PATIENCE, Writer
 from netscript_workers.streaming.feed import Feed
+from netscript_workers.telemetry import exporting
+from netscript_workers.telemetry.metering import METERING
+from netscript_workers.telemetry.working import lag_watched
 
 logger = logging.getLogger(__name__)
 
+# What it is called among other processes, unless `OTEL_SERVICE_NAME` says otherwise.
+SERVICE = "netscript-serve"
 # A sender is not kept waiting longer than its own timeout: past this it gets a 503.
 SERVER_PATIENCE = ITEM_PATIENCE
 # What leaving takes at most, beside what requests and handlers under way get.
@@ -86,8 +93,10 @@ def create_server(settings: Settings, *, dev: bool = False, insecure: bool = Fal
     Raises:
         NetscriptError: It can't start; the sentence says why.
     """
+    exporting.start(SERVICE, scraped=True)
     jobs = discover_jobs(settings.project_dir, settings.jobs_dir)
     triggers = discover_triggers(settings.project_dir, settings.triggers_dir, dev=dev)
+    METERING.settle()
     webhooks = by_path(triggers)
     check_triggers(webhooks.values(), os.environ, settings.public_url)
     store = open_store(settings, patience=SERVER_PATIENCE)
@@ -116,6 +125,7 @@ def create_server(settings: Settings, *, dev: bool = False, insecure: bool = Fal
         store, writer, handlers, catalog, states=states, on_pending=processor.nudge
     )
 
+    measures = Measures(store, [read_outbox, read_inbox])
     feed = Feed(store)
     file_watcher = FileWatcher(store, triggers.values(), states=states, window=window)
 
@@ -127,7 +137,8 @@ def create_server(settings: Settings, *, dev: bool = False, insecure: bool = Fal
         loop = asyncio.get_running_loop()
         file_watcher.start(lambda: _call_soon(loop, processor.nudge))
         try:
-            yield
+            with measures.watched(), lag_watched():
+                yield
         finally:
 
             async def end_processor() -> None:

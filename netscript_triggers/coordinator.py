@@ -35,11 +35,19 @@ from netscript_workers.errors import (
     describe,
 )
 from netscript_workers.execution.outcome import storable
+from netscript_workers.logs import EVENT, EventIds
 from netscript_workers.store.engine import Store
 from netscript_workers.store.gather import answer_all
 from netscript_workers.store.idempotency import Key, Name
 from netscript_workers.store.outbox import Receipt, Submission
 from netscript_workers.store.writer import Writer
+from netscript_workers.telemetry.metering import (
+    DELIVERIES_CONFLICTING,
+    DELIVERIES_DUPLICATE,
+    EVENTS_ACCEPTED,
+    EVENTS_HANDLED,
+    METERING,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -161,6 +169,7 @@ class Coordinator:
         Raises:
             StoreUnavailableError: The database did not take it; nothing was stored.
         """
+        EVENT.set(EventIds(delivery.event.id, delivery.trigger.id))  # of this request's task
         name = delivery.name
         if name is None:
             return await self._accept(delivery)
@@ -169,7 +178,9 @@ class Coordinator:
             self._compare(delivery, first.fingerprint)
             mine: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
             first.followers.append(mine)
-            return _again(await mine)
+            again = _again(await mine)
+            METERING.add(DELIVERIES_DUPLICATE, 1, delivery.trigger.id)
+            return again
         self._under_way[name] = delivery
         try:
             accepted = await self._accept(delivery)
@@ -201,9 +212,11 @@ class Coordinator:
             dead = Disposition(status=EventStatus.DEAD, error=str(error))
             told = await self._writer.store(delivery.submit(_NO_WORK, dead))
         if isinstance(told, Known):
+            METERING.add(DELIVERIES_DUPLICATE, 1, delivery.trigger.id)
             self._compare(delivery, told.fingerprint)
             return told.accepted
         if told.duplicate_of is not None:  # another process was first
+            METERING.add(DELIVERIES_DUPLICATE, 1, delivery.trigger.id)
             if told.conflict:
                 self._count_conflict(delivery)
             return await asyncio.to_thread(self._accepted_before, told.duplicate_of)
@@ -211,9 +224,13 @@ class Coordinator:
 
     def _note(self, delivery: Delivery, enqueued: tuple[Enqueued, ...]) -> Accepted:
         event, disposition = delivery.event, delivery.disposition
+        METERING.add(EVENTS_ACCEPTED, 1, event.trigger_id)
+        if disposition.status is not EventStatus.PENDING:
+            METERING.add(EVENTS_HANDLED, 1, event.trigger_id, disposition.status.value)
         for one in enqueued:
             if one.conflict:
                 self.conflicts += 1
+                METERING.add(DELIVERIES_CONFLICTING, 1, event.trigger_id)
                 logger.warning(
                     "event %s: a key of trigger %s stands for execution %s, with another payload",
                     event.id, event.trigger_id, one.execution_id,
@@ -234,6 +251,7 @@ class Coordinator:
 
     def _count_conflict(self, delivery: Delivery) -> None:
         self.conflicts += 1
+        METERING.add(DELIVERIES_CONFLICTING, 1, delivery.trigger.id)
         logger.warning("trigger %s: a key came again with another body", delivery.trigger.id)
 
     def _accepted_before(self, event_id: str) -> Accepted:
@@ -310,11 +328,14 @@ class Coordinator:
 
     def _handle_here(self, delivery: Delivery) -> Callable[[], None] | None:
         """Call a `def` handler; return what keeps its outcome, None where the loop goes on."""
+        before = EVENT.set(EventIds(delivery.event.id, delivery.trigger.id))
         try:
             handled = self._outcome_here(delivery)
         except BaseException as error:  # noqa: BLE001 - a policy's or a model's sys.exit(), say
             told = storable(describe(error), 500)
             handled = (_NO_WORK, Disposition(status=EventStatus.DEAD, error=told))
+        finally:
+            EVENT.reset(before)
         if handled is None:
             answer_all([(delivery.future, None)])
             return None

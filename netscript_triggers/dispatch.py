@@ -17,6 +17,7 @@ from netscript_workers.batches import Action, names_a_job, resolve_all
 from netscript_workers.domain import NewWork, TriggeredBy
 from netscript_workers.errors import NetscriptError, describe
 from netscript_workers.execution.outcome import MAX_ERROR_CHARS, storable
+from netscript_workers.logs import EVENT, EventIds
 from netscript_workers.options import MAX_KEY_LENGTH
 
 COMPLETED = Disposition(status=EventStatus.COMPLETED)
@@ -43,6 +44,7 @@ async def run_handler(
     Raises:
         NetscriptError: The handler failed, or one of its actions can't be stored.
     """
+    EVENT.set(EventIds(event.id, trigger.id))  # of this task
     return await resolve_of(event, await handlers.run(trigger, event, limit=limit), catalog)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from netscript_workers.api.browsers import is_loopback
+from netscript_workers.addresses import is_loopback
 from netscript_workers.errors import ConfigurationError
 from netscript_workers.settings import Settings
 

@@ -7,6 +7,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any, cast
 
 from netscript_triggers.actions import Defer, TriggerAction
@@ -91,8 +92,11 @@ class Handlers:
         if trigger.is_async:
             return await trigger.handler(*arguments)
         loop = asyncio.get_running_loop()
-        call = loop.run_in_executor(self._threads, _guarded, trigger, arguments)
-        returned, error = await call
+        # In this task's context, so that what the handler logs says what it is about.
+        context = copy_context()
+        returned, error = await loop.run_in_executor(
+            self._threads, lambda: context.run(_guarded, trigger, arguments)
+        )
         if isinstance(error, Exception):
             raise error
         if error is not None:

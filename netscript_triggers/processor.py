@@ -30,6 +30,7 @@ from netscript_workers.store.engine import Store
 from netscript_workers.store.gather import Gatherer
 from netscript_workers.store.idempotency import DEFAULT_WINDOW
 from netscript_workers.store.retention import Retention
+from netscript_workers.telemetry.metering import EVENTS_HANDLED, METERING
 
 logger = logging.getLogger(__name__)
 
@@ -184,6 +185,8 @@ class Processor:
                 status=EventStatus.DEAD, error=str(error), attempt=event.attempt
             )
             kept = await self._finishes.call(Finish(event, disposition))
+        if kept:
+            METERING.add(EVENTS_HANDLED, 1, event.trigger_id, disposition.status.value)
         if not kept:
             logger.warning("event %s: its claim ran out before its handler ended", event.id)
         elif disposition.status is EventStatus.DEAD:

@@ -6,6 +6,8 @@ import logging
 import time
 from collections import Counter
 
+from netscript_workers.telemetry.metering import DELIVERIES_REFUSED, METERING
+
 # One line a second for each origin and reason, however much is refused.
 _LOG_EVERY_SECONDS = 1.0
 
@@ -33,6 +35,7 @@ class Refusals:
         """Count a refusal."""
         counted = (origin, reason)
         self.counts[counted] += 1
+        METERING.add(DELIVERIES_REFUSED, 1, origin, reason)
         now = time.monotonic()
         if now - self._logged.get(counted, float("-inf")) >= _LOG_EVERY_SECONDS:
             self._logged[counted] = now

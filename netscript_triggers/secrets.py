@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from netscript_triggers.definitions import WebhookDefinition
+from netscript_triggers.definitions import AnyTrigger, WebhookDefinition
 from netscript_triggers.verifiers import RawRequest, Scheme
 from netscript_workers.errors import ConfigurationError
+from netscript_workers.redaction import redact
 
 NOBODYS = (secrets.token_hex(32).encode(),)
 """A secret that signs nothing: what a request is checked against when it has none."""
@@ -45,6 +46,14 @@ def secrets_of(
     return _words(tuple([environment.get(name, "") for name in names])) or None
 
 
+def learn_secrets(triggers: Iterable[AnyTrigger], environment: Mapping[str, str]) -> None:
+    """Have the secrets masked that triggers name, also where no delivery ever comes."""
+    for trigger in triggers:
+        if isinstance(trigger, WebhookDefinition):
+            webhook: WebhookDefinition[Any] = trigger
+            secrets_of(webhook, environment)
+
+
 def check_triggers(
     triggers: Iterable[WebhookDefinition[Any]], environment: Mapping[str, str], public_url: str
 ) -> None:
@@ -72,4 +81,5 @@ def check_triggers(
 @lru_cache(maxsize=64)
 def _words(values: tuple[str, ...]) -> tuple[bytes, ...]:
     words = [word for value in values for word in _WORD.findall(value)]
+    redact.learn(words)
     return tuple(word.encode("utf-8", "surrogateescape") for word in words)

@@ -14,14 +14,35 @@ from ipaddress import (
     ip_network,
 )
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 _FORWARDED = b"x-forwarded-for"
 # Longer than any address with a port and brackets; also what a cache may be filled with.
 _MAX_TEXT = 64
 _MAX_HOPS = 50
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine's own, as it is written."""
+    if host in LOOPBACK:
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def host_of(header: str) -> str:
+    """Return the name in a `Host` header, without the port; empty where there is none."""
+    try:
+        return urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:

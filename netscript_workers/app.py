@@ -9,7 +9,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import Any, NoReturn, TypeAlias
 
 from netscript_workers import __version__
@@ -34,6 +35,7 @@ from netscript_workers.store.definitions import StoredCatalog
 from netscript_workers.store.engine import Store
 from netscript_workers.store.retention import Retention
 from netscript_workers.store.wake import make_bell
+from netscript_workers.telemetry.metering import METERING
 from netscript_workers.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -43,6 +45,9 @@ _LAST_SECONDS = 1.0
 # Python waits for threads of a pool even where they are daemons, as those of a daemon's pool are.
 _POOLS = ("netscript-feed", "netscript-handler", "netscript-schedule")
 HOUR = 3_600_000_000
+# What processes are called among others, unless `OTEL_SERVICE_NAME` says otherwise.
+WORKER_SERVICE = "netscript-worker"
+SCHEDULER_SERVICE = "netscript-scheduler"
 
 Jobs: TypeAlias = Mapping[str, JobDefinition[Any, Any]]
 
@@ -109,8 +114,10 @@ def run_worker(settings: Settings, schedules: MoreSchedules | None = None) -> in
         NetscriptError: It can't start; the sentence says why.
     """
     store, jobs = open_project(settings)
+    METERING.settle()
     spare_what_stays()
-    run_loop(lambda: _work(store, jobs, worker_options(settings), schedules))
+    with metrics_served(settings, WORKER_SERVICE):
+        run_loop(lambda: _work(store, jobs, worker_options(settings), schedules))
     store.dispose()
     return ended(0)
 
@@ -141,10 +148,31 @@ def run_scheduler(settings: Settings, schedules: MoreSchedules | None = None) ->
     logger.info(
         "scheduler %s knows %d jobs and %d triggers", scheduler.id, len(jobs), len(more.declared)
     )
-    asyncio.run(_fire(scheduler, settings.shutdown_timeout))
+    METERING.settle()
+    with metrics_served(settings, SCHEDULER_SERVICE):
+        asyncio.run(_fire(scheduler, settings.shutdown_timeout))
     bell.close()
     store.dispose()
     return ended(0)
+
+
+@contextmanager
+def metrics_served(settings: Settings, service: str) -> Generator[None]:
+    """Serve what this process counts as long as this lasts, where a port is set.
+
+    Raises:
+        ConfigurationError: The port can't be opened, or anybody could read them.
+    """
+    if settings.metrics_port is None:
+        yield
+        return
+    from netscript_workers.telemetry import exporting, serving  # noqa: PLC0415 - most need none
+
+    exporting.start(service, scraped=True)
+    address = (settings.metrics_host, settings.metrics_port)
+    with serving.served(*address, settings.api_tokens) as url:
+        logger.info("metrics at %s", url)
+        yield
 
 
 def open_project(settings: Settings, jobs: Jobs | None = None) -> tuple[Store, Jobs]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from netscript_workers.domain import ClaimedExecution, Death, Outcome
 from netscript_workers.store import suspects
 from netscript_workers.store.engine import Store
+from netscript_workers.telemetry import working
 
 logger = logging.getLogger(__name__)
 
@@ -65,12 +66,13 @@ class Crashes:
     def _record(self, claim: ClaimedExecution, death: Death) -> None:
         while not self._dropped.is_set():
             try:
-                suspects.record_crash(self._store, claim, death, self._worker_id)
+                last = suspects.record_crash(self._store, claim, death, self._worker_id)
             except Exception as error:  # noqa: BLE001 - until it is recorded, nobody knows of it
                 cause = getattr(error, "orig", None) or error
                 logger.warning("a crash could not be recorded yet: %s", type(cause).__name__)
                 self._dropped.wait(_AGAIN_SECONDS)
             else:
+                working.crashed(claim, last)
                 break
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._over, claim)

@@ -178,6 +178,7 @@ class ClaimedExecution(NamedTuple):
         token: Grows with every claim; what is stored for the execution must carry it.
         losses: How many worker processes died while running it; at least as many as make it run
             alone, once it has killed a process of its own.
+        run_at: When it was due, in microseconds since the epoch.
     """
 
     id: str
@@ -198,6 +199,7 @@ class ClaimedExecution(NamedTuple):
     started_at: int
     batch_id: str | None = None
     holds_job: bool = False
+    run_at: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,6 +255,7 @@ class Outcome:
         detail: The traceback, for the record of the attempt.
         actions: Executions to store in the same transaction, for `complete`.
         batches: The batches that some of these belong to.
+        seconds: How long the attempt ran; None where it has not.
     """
 
     execution_id: str
@@ -266,3 +269,4 @@ class Outcome:
     delay: float = 0.0
     actions: tuple[NewExecution, ...] = field(default=())
     batches: tuple[NewBatch, ...] = field(default=())
+    seconds: float | None = field(default=None, compare=False)

@@ -20,6 +20,7 @@ from netscript_workers.settings import Settings
 from netscript_workers.shutdown import ShutdownReport
 from netscript_workers.store.definitions import StoredCatalog
 from netscript_workers.store.engine import Store
+from netscript_workers.telemetry.metering import METERING
 from netscript_workers.worker import Worker
 
 RuntimeState: TypeAlias = Literal["new", "running", "shutting-down", "stopped"]
@@ -199,6 +200,7 @@ async def start_workers(
     known = Settings.load(None if place is None else Path(place), **given)
     listed = None if jobs is None else index_jobs(jobs)
     store, found = await asyncio.to_thread(open_project, known, listed)
+    METERING.settle()
     try:
         runtime = WorkerRuntime(store, found, known, has_folder=jobs is None)
     except BaseException:

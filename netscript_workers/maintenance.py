@@ -17,6 +17,8 @@ from netscript_workers.store.engine import Store
 from netscript_workers.store.retention import CHUNK, Retention, prune
 from netscript_workers.store.wal import Wal
 from netscript_workers.store.watchdog import Watchdog
+from netscript_workers.telemetry import working
+from netscript_workers.telemetry.metering import EXECUTIONS_RESCUED, METERING
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +138,7 @@ class Maintenance:
         rescued = leases.rescue(self._store, self._worker_id, self._lifeline.parent)
         if rescued:
             logger.warning("rescued %d executions of dead workers", len(rescued))
+            METERING.add(EXECUTIONS_RESCUED, len(rescued))
             self._on_rescued()
             self._find_suspects()
         return bool(rescued)
@@ -158,6 +161,7 @@ class Maintenance:
             logger.warning("had %d batches counted again that had drifted", drifted)
         if gates:
             logger.warning("repaired %d places of jobs with a limit that had drifted", gates)
+        working.drifted({"keys": repaired, "batches": drifted, "jobs": gates})
         if repaired or drifted or gates:
             self._on_rescued()
         return bool(repaired or drifted or gates)

@@ -28,6 +28,7 @@ from netscript_workers.store.outcomes import Settled
 from netscript_workers.store.steps import FinishedStep, LogLine, Progress
 from netscript_workers.store.tick import Done, Ticker, Work
 from netscript_workers.store.wake import Bell, Waiter
+from netscript_workers.telemetry.metering import METERING, TICK_DURATION, TICKS_FAILED
 from netscript_workers.topics import Places, TopicSlots
 
 logger = logging.getLogger(__name__)
@@ -130,6 +131,10 @@ class Pump:
         """Whether ticks have not ended, or have only failed, for longer than two polls."""
         return not self._stopping and time.monotonic() - self._came_round > _STALLED_SECONDS
 
+    def slots(self) -> tuple[int, int]:
+        """Return how many slots are used, and how many there are."""
+        return len(self._running), self._concurrency
+
     def look(self) -> None:
         """Look at the database now."""
         self._look = True
@@ -224,6 +229,7 @@ class Pump:
             except Exception as error:  # noqa: BLE001 - a worker without its tick would hold all
                 cause = getattr(error, "orig", None) or error
                 logger.warning("a tick was put off: %s", type(cause).__name__)
+                METERING.add(TICKS_FAILED, 1)
                 # The commit may have happened, although its answer was lost.
                 self._unsure = True
                 self._look = True
@@ -302,7 +308,9 @@ class Pump:
             work.found = found
         elif work.look:
             self._has_looked()
+        began = time.monotonic()
         done = self._ticker.run(work)
+        METERING.record(TICK_DURATION, time.monotonic() - began)
         self._forget([end.claim for end in work.ended])
         self._running.update((claim.id, claim.token) for claim in done.claimed)
         if self.lanes is not None:

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from netscript_workers.actions import Cause, JobCatalog, enqueue_job, resolve
-from netscript_workers.clock import MICROSECONDS, from_micros, to_micros, to_rfc3339
+from netscript_workers.clock import MICROSECONDS, SYSTEM_CLOCK, from_micros, to_micros, to_rfc3339
 from netscript_workers.domain import TriggeredBy
 from netscript_workers.ids import new_id
 from netscript_workers.instants import Instant
@@ -28,6 +28,7 @@ from netscript_workers.store.fires import Start, Target, Unfinished
 from netscript_workers.store.idempotency import DEFAULT_WINDOW
 from netscript_workers.store.outbox import Submission
 from netscript_workers.store.schedules import StoredSchedule
+from netscript_workers.telemetry.metering import METERING, SCHEDULE_FIRES, SCHEDULE_LATENESS
 
 logger = logging.getLogger(__name__)
 
@@ -301,7 +302,16 @@ class Scheduler:
         refs = fires.fire(self._store, one, plan, target, unfinished, window=self._window)
         if refs:
             logger.info("schedule %s fired %d times", one.id, len(refs))
+            self._count(one, plan, len(refs))
             self._on_fired()
+
+    @staticmethod
+    def _count(one: StoredSchedule, plan: Plan, fired: int) -> None:
+        METERING.add(SCHEDULE_FIRES, fired, one.id)
+        now = SYSTEM_CLOCK.now()
+        for instant in plan.fires:
+            late = max(now - to_micros(instant.at), 0) / MICROSECONDS
+            METERING.record(SCHEDULE_LATENESS, late, one.id)
 
 
 def job_target(jobs: Mapping[str, JobDefinition[Any, Any]]) -> Target:

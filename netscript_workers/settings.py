@@ -14,6 +14,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, cast
+from urllib.parse import unquote
 
 from pydantic import (
     AfterValidator,
@@ -40,12 +41,12 @@ from netscript_workers.addresses import parse_networks
 from netscript_workers.domain import RuntimeName
 from netscript_workers.errors import ConfigurationError, nearest
 from netscript_workers.lanes import default_slots
+from netscript_workers.logs import LogFormat
 from netscript_workers.rates import parse_rate
 from netscript_workers.tokens import Tokens, parse_tokens
 from netscript_workers.topics import MAX_CONCURRENCY, TopicMode, TopicRule, check_topic, parse_topic
 
 PREFIX = "NETSCRIPT_"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 _DAY = 24 * 3600
 _Days: TypeAlias = Annotated[float, Field(ge=0, le=36_500)]
@@ -167,6 +168,10 @@ class Settings(BaseSettings):
     shutdown_timeout: float = Field(default=30.0, ge=0, le=_DAY)
     # Of what handlers log, the lowest level that is kept; what a process prints, a flag says.
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: LogFormat = "console"
+    # Where a worker serves its metrics; None for nowhere.
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = Field(default=None, ge=0, le=65_535)
 
     @field_validator("queue_provider", mode="before")
     @classmethod
@@ -274,6 +279,19 @@ class Settings(BaseSettings):
                 rule = replace(rule, concurrency=concurrency)
             rules[name] = rule
         return tuple(rules.values())
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must not be written anywhere: the tokens as they were given, and the password."""
+        given = os.environ.get(f"{PREFIX}API_TOKENS") or project_table(self.project_dir)[1].get(
+            "api_tokens", ""
+        )
+        entries = given.split(",") if isinstance(given, str) else given
+        tokens = [str(entry).rpartition(":")[2].strip() for entry in entries]
+        _, _, authority = self.database_url.get_secret_value().partition("://")
+        user, _, _ = authority.rpartition("@")
+        password = unquote(user.partition(":")[2])
+        return tuple(word for word in (*tokens, password) if word)
 
     @property
     def slots(self) -> int:

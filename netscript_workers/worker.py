@@ -33,6 +33,7 @@ from netscript_workers.store.engine import Store
 from netscript_workers.store.leases import WorkerRecord
 from netscript_workers.store.lifelines import Lifeline
 from netscript_workers.store.wake import Bell, make_bell
+from netscript_workers.telemetry import working
 
 logger = logging.getLogger(__name__)
 
@@ -153,16 +154,20 @@ class Worker:
         manager = self._start(self._lifeline, asyncio.get_running_loop())
         self.started.set()
         logger.info("worker %s runs %d jobs", self.id, len(self._jobs))
-        try:
-            await self._stop_wanted.wait()
-        except asyncio.CancelledError:
-            self._grace = 0.0  # whoever cancels waits for nothing that can be ended
-            await self._leave(manager, "cancelled")
-            raise
-        await self._leave(manager, self._fenced or self._reason or "told to stop")
+        with working.watched(self._slots):
+            try:
+                await self._stop_wanted.wait()
+            except asyncio.CancelledError:
+                self._grace = 0.0  # whoever cancels waits for nothing that can be ended
+                await self._leave(manager, "cancelled")
+                raise
+            await self._leave(manager, self._fenced or self._reason or "told to stop")
         if self._fenced is not None:
             raise WorkerFencedError(f"The worker lost its lease: {self._fenced}.")
         return self._left
+
+    def _slots(self) -> tuple[int, int]:
+        return (0, 0) if self._pump is None else self._pump.slots()
 
     def _start(self, lifeline: Lifeline, loop: asyncio.AbstractEventLoop) -> ShutdownManager:
         """Start everything; return who stops it in good order."""

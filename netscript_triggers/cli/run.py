@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-import sys
+import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,8 +16,19 @@ from netscript_triggers.cli.output import ProjectDir, load_settings
 
 if TYPE_CHECKING:
     from netscript_triggers.definitions import AnyTrigger
+    from netscript_workers.settings import Settings
 
 LogLevel = Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")]
+LogFormat = Annotated[
+    str | None,
+    typer.Option("--log-format", help="console or json.", show_default=False),
+]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(
+        "--metrics-port", help="Serve a worker's metrics there, at loopback.", show_default=False
+    ),
+]
 Host = Annotated[str | None, typer.Option(help="The address to listen at.", show_default=False)]
 Port = Annotated[int | None, typer.Option(help="The port to listen at; 8091.", show_default=False)]
 Insecure = Annotated[
@@ -42,6 +54,8 @@ def dev(
     ] = True,
     insecure: Insecure = False,
     log_level: LogLevel = "info",
+    log_format: LogFormat = None,
+    metrics_port: MetricsPort = None,
 ) -> None:
     """Migrate, then run server and worker, restarted when a file changes."""
     from netscript_triggers.cli.environment import inherited
@@ -49,15 +63,22 @@ def dev(
     from netscript_triggers.supervisor import supervise
     from netscript_workers.store.migrations import upgrade
 
-    _log(log_level)
-    settings = load_settings(project, host=host, port=port)
+    settings = load_settings(
+        project, host=host, port=port, log_format=log_format, metrics_port=metrics_port
+    )
+    _log(log_level, settings)
     check_exposure(settings, insecure=insecure)
     upgrade(settings.url)
     shared = ["--project", str(project), "--log-level", log_level, "--supervised"]
+    shared += ["--log-format", settings.log_format]
     address = ["--host", settings.host, "--port", str(settings.port)]
     if insecure:
         address.append("--insecure")
-    commands = {"serve": ["serve", "--dev", *address, *shared], "worker": ["worker", *shared]}
+    given = [] if settings.metrics_port is None else ["--metrics-port", str(settings.metrics_port)]
+    commands = {
+        "serve": ["serve", "--dev", *address, *shared],
+        "worker": ["worker", *shared, *given],
+    }
     watched = settings.project_dir if reload else None
     code = supervise(commands, environment=inherited(), watch=watched)
     raise typer.Exit(code)
@@ -72,21 +93,24 @@ def serve(
     ] = False,
     insecure: Insecure = False,
     log_level: LogLevel = "info",
+    log_format: LogFormat = None,
     supervised: Supervised = False,
 ) -> None:
     """Serve webhooks and the API; run any number of these."""
-    from netscript_triggers.app import run_server
+    from netscript_triggers.app import SERVICE, run_server
     from netscript_triggers.cli.welcome import welcome
     from netscript_triggers.exposure import check_exposure
+    from netscript_workers.telemetry import exporting
 
-    _log(log_level)
-    settings = load_settings(project, host=host, port=port)
+    settings = load_settings(project, host=host, port=port, log_format=log_format)
+    _log(log_level, settings)
     if supervised:
         _end_with_parent()
 
     warning = check_exposure(settings, insecure=insecure)
     if warning is not None:  # whatever the level of the log
         typer.secho(warning, fg="red", err=True)
+    exporting.start(SERVICE, scraped=True)
 
     def announce(url: str) -> None:
         if supervised:
@@ -94,7 +118,9 @@ def serve(
         else:
             typer.echo(f"netscript listens at {url}")
 
-    raise typer.Exit(run_server(settings, dev=accept_memory, insecure=insecure, on_start=announce))
+    code = run_server(settings, dev=accept_memory, insecure=insecure, on_start=announce)
+    exporting.stop()
+    raise typer.Exit(code)
 
 
 def worker(
@@ -121,52 +147,85 @@ def worker(
     no_scheduler: Annotated[
         bool, typer.Option("--no-scheduler", help="Fire no schedules; others must.")
     ] = False,
+    metrics_port: MetricsPort = None,
     log_level: LogLevel = "info",
+    log_format: LogFormat = None,
     supervised: Supervised = False,
 ) -> None:
     """Run jobs and fire schedules; run any number of these."""
     from netscript_triggers.registry import discover_triggers
     from netscript_triggers.scheduling import schedules_of
-    from netscript_workers.app import run_worker
+    from netscript_triggers.secrets import learn_secrets
+    from netscript_workers.app import WORKER_SERVICE, run_worker
 
-    _log(log_level)
     settings = load_settings(
         project,
         concurrency=concurrency,
         runtime=runtime,
         topics=topics,
         scheduler=False if no_scheduler else None,
+        log_format=log_format,
+        metrics_port=metrics_port,
     )
+    _log(log_level, settings)
     if supervised:
         _end_with_parent()
     triggers: Mapping[str, AnyTrigger] = {}
     if settings.scheduler:
         # Which verifiers there are is no matter of a worker's.
         triggers = discover_triggers(settings.project_dir, settings.triggers_dir, dev=True)
-    raise typer.Exit(run_worker(settings, schedules_of(triggers)))
+        learn_secrets(triggers.values(), os.environ)
+    with _exporting(settings, WORKER_SERVICE):
+        code = run_worker(settings, schedules_of(triggers))
+    raise typer.Exit(code)
 
 
-def scheduler(project: ProjectDir = Path(), log_level: LogLevel = "info") -> None:
+def scheduler(
+    project: ProjectDir = Path(),
+    metrics_port: MetricsPort = None,
+    log_level: LogLevel = "info",
+    log_format: LogFormat = None,
+) -> None:
     """Fire schedules and run nothing; run any number of these."""
     from netscript_triggers.registry import discover_triggers
     from netscript_triggers.scheduling import schedules_of
-    from netscript_workers.app import run_scheduler
+    from netscript_triggers.secrets import learn_secrets
+    from netscript_workers.app import SCHEDULER_SERVICE, run_scheduler
 
-    _log(log_level)
-    settings = load_settings(project)
+    settings = load_settings(project, log_format=log_format, metrics_port=metrics_port)
+    _log(log_level, settings)
     triggers = discover_triggers(settings.project_dir, settings.triggers_dir, dev=True)
-    raise typer.Exit(run_scheduler(settings, schedules_of(triggers)))
+    learn_secrets(triggers.values(), os.environ)
+    with _exporting(settings, SCHEDULER_SERVICE):
+        code = run_scheduler(settings, schedules_of(triggers))
+    raise typer.Exit(code)
 
 
-def _log(level: str) -> None:
+@contextmanager
+def _exporting(settings: Settings, service: str) -> Generator[None]:
+    """Export metrics and logs as long as this lasts, where anybody asks for them."""
+    from netscript_workers.telemetry.asking import asks_for
+
+    scraped = settings.metrics_port is not None
+    if not (scraped or asks_for("metrics") or asks_for("logs")):
+        yield
+        return
+    from netscript_workers.telemetry import exporting
+
+    exporting.start(service, scraped=scraped)
+    yield
+    exporting.stop()
+
+
+def _log(level: str, settings: Settings) -> None:
+    from netscript_workers import logs
+    from netscript_workers.redaction import redact
+
     if level not in ("debug", "info", "warning", "error"):
         message = f"{level!r} is none of debug, info, warning, error"
         raise typer.BadParameter(message, param_hint="--log-level")
-    logging.basicConfig(
-        level=level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-    )
+    redact.learn(settings.secrets)
+    logs.set_up(level.upper(), settings.log_format)
     # Alembic tells every start which database it looks at.
     for name in ("alembic", "watchfiles"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -25,6 +25,7 @@ from netscript_triggers.watching.reading import FileReader
 from netscript_triggers.watching.roots import Roots
 from netscript_workers.store.engine import Store
 from netscript_workers.store.idempotency import DEFAULT_WINDOW
+from netscript_workers.telemetry.metering import EVENTS_ACCEPTED, METERING
 
 T = TypeVar("T")
 
@@ -363,6 +364,7 @@ class FileWatch:
             self._settling.forget(one.facts.path)
             self._gone.pop(one.facts.path, None)
         if stored:
+            METERING.add(EVENTS_ACCEPTED, stored, self._trigger.id)
             self._on_events()
 
     # Removing.

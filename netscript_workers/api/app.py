@@ -19,6 +19,7 @@ from netscript_workers.api.document import describe, operation_id
 from netscript_workers.api.executions import executions
 from netscript_workers.api.guard import Guard
 from netscript_workers.api.methods import Methods
+from netscript_workers.api.metrics import metrics
 from netscript_workers.api.routes import api, health
 from netscript_workers.api.services import Services
 from netscript_workers.api.subscribe import stream
@@ -78,7 +79,7 @@ def create_app(
     recorder = Recorder(services.store)
     authentication = Authentication(doors.tokens, rate=doors.rate, clients=doors.clients)
     pages = login.routes(authentication, recorder, doors.public_url)
-    own = (health, api, tasks.routes, executions, stream, topics.routes, workers.routes)
+    own = (health, metrics, api, tasks.routes, executions, stream, topics.routes, workers.routes)
     every = (*own, auditing.routes, pages, *routers)
     for router in every:
         app.include_router(router)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
+from netscript_workers.addresses import host_of, is_loopback
 from netscript_workers.api.answers import Problem
-from netscript_workers.settings import LOOPBACK
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 STYLE = (
@@ -38,7 +37,7 @@ HEADERS: Mapping[bytes, bytes] = {
 
 def foreign_host(headers: Mapping[bytes, str]) -> Problem | None:
     """Refuse names that others may have had resolved to this machine (DNS rebinding)."""
-    if is_loopback(_name_of(f"//{headers.get(b'host', '')}") or ""):
+    if is_loopback(host_of(headers.get(b"host", ""))):
         return None
     return Problem(421, "host", "Without tokens the API answers to loopback names only.")
 
@@ -66,26 +65,9 @@ def foreign_body(headers: Mapping[bytes, str]) -> Problem | None:
     return None
 
 
-def is_loopback(host: str) -> bool:
-    """Tell whether a host is this machine's own, as it is written."""
-    if host in LOOPBACK:
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def is_https(scope: Mapping[str, Any], public_url: str) -> bool:
     """Tell whether a browser talks HTTPS with us or a proxy of ours: its own word first."""
     origin = next((value for name, value in scope["headers"] if name == b"origin"), b"")
     if origin:
         return bool(origin.startswith(b"https://"))
     return scope.get("scheme") == "https" or public_url.startswith("https://")
-
-
-def _name_of(address: str) -> str | None:
-    try:
-        return urlsplit(address).hostname
-    except ValueError:
-        return None

@@ -20,6 +20,7 @@ from netscript_workers.errors import DuplicateStepError, ResultInvalidError, Wor
 from netscript_workers.execution.outcome import storable
 from netscript_workers.options import check_key
 from netscript_workers.payloads import to_stored_json
+from netscript_workers.redaction import redact
 
 MAX_LOG_LINES = 200
 MAX_LOG_CHARS = 2_000
@@ -191,7 +192,7 @@ class _JournalLogger(logging.Logger):
         claim = self._claim
         if self._left > 0 and record.levelno >= self._keep:
             self._left -= 1
-            line = storable(_format(record), MAX_LOG_CHARS)
+            line = storable(redact(_format(record)), MAX_LOG_CHARS)
             self._journal.save_log(claim, SYSTEM_CLOCK.now(), record.levelname, line)
         if record.levelno >= self._shown_from:
             record.execution_id, record.job_id = claim.id, claim.job_id

@@ -106,7 +106,7 @@ class Dialect(ABC):
 CLAIMED_COLUMNS = (
     "id, token, kind, job_id, topic, payload, attempt, max_attempts, losses, priority, "
     "concurrency_key, correlation_id, traceparent, tracestate, trigger_event_id, started_at, "
-    "batch_id, holds_job, sort_at"
+    "batch_id, holds_job, run_at, sort_at"
 )
 
 _READY = """

@@ -96,6 +96,11 @@ def live_workers(conn: Connection, now: int) -> tuple[int, tuple[str, ...]]:
     return alive, tuple(f"{row.host}:{row.pid} ({row.id})" for row in stalled)
 
 
+def slots(conn: Connection, now: int) -> int:
+    """Return how many executions the workers that claim can run at a time."""
+    return int(conn.execute(_SLOTS, {"now": now}).scalar_one())
+
+
 def _runs(conn: Connection, worker_id: str | None) -> Mapping[str, tuple[int, list[str]]]:
     """Return how many executions each worker runs, and the ids of the first ones."""
     statement = _RUNS if worker_id is None else _RUNS_OF_ONE
@@ -144,6 +149,7 @@ _ONE = text(f"SELECT {_COLUMNS} FROM netscript_workers WHERE id = :id")
 _COUNT = text("SELECT count(*) FROM netscript_workers")
 _CLAIMING = "lease_until > :now AND state = 'running' AND NOT drain_requested"
 _ALIVE = text(f"SELECT count(*) FROM netscript_workers WHERE {_CLAIMING}")
+_SLOTS = text(f"SELECT coalesce(sum(concurrency), 0) FROM netscript_workers WHERE {_CLAIMING}")
 _STALLED = text(
     "SELECT id, host, pid FROM netscript_workers "
     f"WHERE {_CLAIMING} AND stalled_at IS NOT NULL ORDER BY id LIMIT :limit"

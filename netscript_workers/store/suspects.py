@@ -60,11 +60,16 @@ def claim(store: Store, worker_id: str, jobs: str, topics: Served) -> ClaimedExe
     return claimed
 
 
-def record_crash(store: Store, claim: ClaimedExecution, death: Death, worker_id: str) -> None:
+def record_crash(
+    store: Store, claim: ClaimedExecution, death: Death, worker_id: str
+) -> Outcome | None:
     """Count that an execution killed its own process; past the budget it has failed for good.
 
     It leaves the attempt as it was. Within the budget the execution keeps its concurrency key and
     its place among those of its job, and runs again, alone, unless somebody wants it to end.
+
+    Returns:
+        What it ended with; None if it runs again, or others have it.
     """
     dialect = store.dialect
     with store.begin() as conn:
@@ -73,7 +78,7 @@ def record_crash(store: Store, claim: ClaimedExecution, death: Death, worker_id:
         counted = {**bound, "yes": True, "many": SUSPECT_AFTER}
         row = conn.execute(_COUNT, counted).one_or_none()
         if row is None:  # others have it
-            return
+            return None
         crashes = row.crashes
         record = {
             "execution_id": claim.id,
@@ -92,11 +97,12 @@ def record_crash(store: Store, claim: ClaimedExecution, death: Death, worker_id:
         if crashes < CRASH_BUDGET and not row.cancel_requested:
             conn.execute(_AGAIN, {**bound, "reason": Reason.ALONE.value})
             changes.record(conn, dialect, [(claim.id, "queued")], now)
-            return
+            return None
+        last = _last_outcome(claim, crashes, death)
         stored = outcomes.settle(
             conn,
             dialect,
-            [Settled(claim, _last_outcome(claim, crashes, death))],
+            [Settled(claim, last)],
             strict={},
             worker_id=worker_id,
             now=now,
@@ -106,6 +112,7 @@ def record_crash(store: Store, claim: ClaimedExecution, death: Death, worker_id:
         if stored.asked:
             changed += entrance.let_in(conn, dialect, stored.asked, now).changed
         changes.record(conn, dialect, changed, now)
+        return last
 
 
 def _last_outcome(claim: ClaimedExecution, crashes: int, death: Death) -> Outcome:

@@ -38,6 +38,7 @@ from netscript_workers.store.outbox import Submission
 from netscript_workers.store.outcomes import Settled, refused
 from netscript_workers.store.rations import ration
 from netscript_workers.store.steps import FinishedStep, LogLine, Progress
+from netscript_workers.telemetry import working
 from netscript_workers.topics import Places, Served
 
 logger = logging.getLogger(__name__)
@@ -206,6 +207,7 @@ class Ticker:
             dues = [at for at in times if at is not None]
             if dues:
                 done.next_in = max(0.0, (min(dues) - self._store.now(conn)) / 1e6)
+        working.settled(work.ended, stored.changed)
         done.full = len(done.claimed) >= work.slots
         # Some of it may be of topics or jobs for which there is no place here.
         partly = bool(work.lanes) or work.places is not None or not self._served.is_all
@@ -327,6 +329,7 @@ class Ticker:
             if rations is not None:
                 rations.spend(conn, self._store.dialect, claimed)
         self._next_ration = None if rations is None else rations.next_at()
+        working.claimed(done.claimed, time.monotonic() - clock)
         if rations is not None:
             done.rationed = self._next_ration is not None
             if rations.missed:  # perhaps it has no rate any more

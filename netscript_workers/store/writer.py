@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -17,6 +18,12 @@ from netscript_workers.store.engine import Store
 from netscript_workers.store.gather import Gatherer, answer_all
 from netscript_workers.store.idempotency import DEFAULT_WINDOW
 from netscript_workers.store.outbox import Receipt, Submission
+from netscript_workers.telemetry.metering import (
+    COMMIT_DURATION,
+    COMMIT_SIZE,
+    EXECUTIONS_ENQUEUED,
+    METERING,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -133,9 +140,11 @@ class Writer:
             return contended
 
     def _commit(self, batch: list[Submission], lock_timeout: float) -> list[Receipt]:
+        began = time.monotonic()
         with self._store.begin(lock_timeout=lock_timeout) as conn:
             now = self._store.now(conn)
             receipts = outbox.store(conn, self._store.dialect, batch, now=now, window=self._window)
+        _count(receipts, time.monotonic() - began)
         self._on_commit()
         return receipts
 
@@ -167,6 +176,20 @@ class Writer:
         if dialect.is_contention(error) and not self._store.is_sqlite:
             return _ContendedError("The rows are locked by another transaction.")
         return _unavailable(error)
+
+
+def _count(receipts: Sequence[Receipt], seconds: float) -> None:
+    if not METERING.on:
+        return
+    METERING.record(COMMIT_SIZE, len(receipts))
+    METERING.record(COMMIT_DURATION, seconds)
+    found = Counter(
+        "conflict" if one.conflict else "duplicate" if one.duplicate else "stored"
+        for receipt in receipts
+        for one in receipt.enqueued
+    )
+    for name, count in found.items():
+        METERING.add(EXECUTIONS_ENQUEUED, count, name)
 
 
 class _ContendedError(StoreUnavailableError):

@@ -26,6 +26,7 @@ from typing import Any, NoReturn, TypeVar
 
 from typing_extensions import ParamSpec
 
+from netscript_workers import logs
 from netscript_workers.actions import PreparedJob, prepare
 from netscript_workers.domain import ClaimedExecution, Outcome
 from netscript_workers.errors import NetscriptError, PayloadInvalidError
@@ -59,11 +60,7 @@ def main(parent: int, descriptor: int, lifeline: int, permits: int) -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: None)
     setup = line.first()
-    logging.basicConfig(
-        level=setup["log_level"],
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-    )
+    logs.set_up_as(setup["logs"])
     try:
         jobs = discover_jobs(Path(setup["project"]), setup["jobs_dir"])
     except NetscriptError as error:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from netscript_workers import logs
 from netscript_workers.domain import Death
 from netscript_workers.execution.runners import wire
 from netscript_workers.execution.runners.guard import Guard
@@ -125,9 +126,9 @@ class Child:
         except OSError:
             self.kill()
             return
-        level = logging.getLogger().getEffectiveLevel()
         setup = {"project": str(nursery.project), "jobs_dir": nursery.jobs_dir}
-        self.tell({"t": "setup", **setup, "log_level": level, "keep_logs": nursery.keep_logs})
+        log_setup = {"logs": logs.as_set_up(), "keep_logs": nursery.keep_logs}
+        self.tell({"t": "setup", **setup, **log_setup})
 
     def tell(self, message: Message) -> None:
         """Say something; what it can't take yet waits here. To the dead nothing is said.

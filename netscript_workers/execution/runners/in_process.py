@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,7 @@ from netscript_workers.execution.outcome import (
 )
 from netscript_workers.execution.runners.deadlines import Deadlines
 from netscript_workers.jobs import JobDefinition
+from netscript_workers.logs import EXECUTION
 
 
 @dataclass(slots=True, eq=False)
@@ -151,8 +153,11 @@ class InProcessRunner:
     async def _run(self, attempt: _Attempt) -> None:
         claim, job = attempt.claim, attempt.job
         attempt.begun = True
+        EXECUTION.set(claim)  # of this task
         ending: Ending = Drained()
+        since: float | None = None
         if not (attempt.dropped or attempt.draining or attempt.cancelled):
+            since = time.monotonic()
             with contextlib.suppress(asyncio.CancelledError):
                 ending = await self._attempt(attempt)
         if attempt.cancelled:
@@ -162,6 +167,8 @@ class InProcessRunner:
         attempt.port.flush()
         del self._attempts[claim.id]
         outcome = None if attempt.dropped else conclude(job, claim, ending, self._catalog)
+        if outcome is not None and since is not None:
+            outcome.seconds = time.monotonic() - since
         self._on_end(claim, outcome)
 
     async def _attempt(self, attempt: _Attempt) -> Ending:
@@ -202,9 +209,13 @@ class InProcessRunner:
         limit = attempt.job.timeout
         started = time.monotonic()
         timer = None if limit is None else loop.call_later(limit, attempt.port.cancel)
+        # In this task's context, so that what the handler logs says what it is about.
+        context = copy_context()
         try:
             ending = await asyncio.shield(
-                loop.run_in_executor(self._threads, _call_guarded, attempt.job, ctx)
+                loop.run_in_executor(
+                    self._threads, lambda: context.run(_call_guarded, attempt.job, ctx)
+                )
             )
         finally:
             if timer is not None:

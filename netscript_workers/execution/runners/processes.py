@@ -51,6 +51,7 @@ class Attempt:
     since: float = 0.0  # by the loop's clock: when it began to wait, or was given to its child
     child: Child | None = None
     has_begun: bool = False  # the child has told that it begins
+    begun_at: float = 0.0  # by the loop's clock
     ending: Ending | None = None  # why it is to end
     outcome: Outcome | None = None  # as the child has told it
     is_over: bool = False  # the child has told so
@@ -218,6 +219,8 @@ class ProcessRunner(ABC):
         for timer in (attempt.limit, attempt.kill):
             if timer is not None:
                 timer.cancel()
+        if outcome is not None and outcome.seconds is None and attempt.has_begun:
+            outcome.seconds = asyncio.get_running_loop().time() - attempt.begun_at
         self._on_end(attempt.claim, None if attempt.dropped else outcome)
 
     def _retire(self, child: Child) -> None:
@@ -325,6 +328,7 @@ class ProcessRunner(ABC):
         match message["t"]:
             case "begun":
                 attempt.has_begun = True
+                attempt.begun_at = asyncio.get_running_loop().time()
                 self._limit(attempt)
             case "progress":
                 self._journal.save_progress(claim, message["percent"], message["message"])

@@ -113,7 +113,7 @@ def load_claim(told: Sequence[Any]) -> ClaimedExecution:
     return ClaimedExecution(*told)
 
 
-_TOLD = ("reason", "failure", "result", "error", "detail")
+_TOLD = ("reason", "failure", "result", "error", "detail", "seconds")
 
 
 def dump_outcome(outcome: Outcome) -> Message:
