@@ -18,7 +18,7 @@ MOST = 1_000
 
 _BEARER = re.compile(r"(\bbearer\s+)[\w.~+/=-]{6,}", re.IGNORECASE)
 _HEADER = re.compile(
-    r"(\bauthorization\b[\"']?\s*[:=,]\s*b?[\"']?(?:(?:basic|bearer|token|digest)\s+)?)[^\s\"',)]{4,}",
+    r"(\bauthorization\b[\"']?\s*[:=,]\s*(?:b(?=[\"']))?[\"']?(?:(?:basic|bearer|token|digest)\s+)?+)[^\s\"',)]{4,}",
     re.IGNORECASE,
 )
 _URL = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s:/@\"']{0,128}:)[^\s\"']{1,512}(?=@)")
@@ -60,10 +60,10 @@ class Redactor:
             if word in text:
                 text = text.replace(word, MASK)
         lower = text.lower()
-        if "bearer" in lower:
-            text = _BEARER.sub(rf"\1{MASK}", text)
         if "authorization" in lower:
             text = _HEADER.sub(rf"\1{MASK}", text)
+        if "bearer" in lower:
+            text = _BEARER.sub(rf"\1{MASK}", text)
         if "://" in text:
             text = _URL.sub(rf"\1{MASK}", text)
         if any(prefix in text for prefix in _PREFIXES):

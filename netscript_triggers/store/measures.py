@@ -24,6 +24,6 @@ def read_inbox(conn: Connection, _dialect: Dialect, _now: int) -> Iterable[Measu
 _COUNT = text(
     """
     SELECT count(*) FROM (
-        SELECT 1 FROM netscript_trigger_events WHERE status = :status LIMIT :limit) AS some
+        SELECT 1 FROM netscript_trigger_events WHERE status = :status LIMIT :limit) AS counted
     """
 )

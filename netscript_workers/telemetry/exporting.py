@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
@@ -52,7 +52,7 @@ _EXPORTERS: Mapping[Signal, tuple[str, str]] = {
     "logs": ("_log_exporter", "OTLPLogExporter"),
 }
 # What is left at the end is sent, but nobody is waited for who does not answer.
-_LAST_MILLISECONDS = 3_000
+_LAST_SECONDS = 3.0
 
 
 @dataclass(slots=True)
@@ -101,14 +101,24 @@ def start(service: str, *, scraped: bool, environment: Mapping[str, str] = os.en
 def stop() -> None:
     """Send what is left, within a few seconds."""
     provider, handler = _process.provider, _process.logs
+    ends: list[Callable[[], object]] = []
     if provider is not None and _process.exports:
-        with contextlib.suppress(
-            Exception
-        ):  # whatever the exporter says of a collector that is gone
-            provider.shutdown(_LAST_MILLISECONDS)
+        ends.append(provider.shutdown)
     if handler is not None:
         logging.getLogger().removeHandler(handler)
-        handler.close()
+        ends.append(handler.close)
+    # Exporters wait for a collector that is gone, and for each other, as long as they like.
+    threads = [threading.Thread(target=_quietly, args=(end,), daemon=True) for end in ends]
+    deadline = time.monotonic() + _LAST_SECONDS
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(deadline - time.monotonic(), 0.0))
+
+
+def _quietly(end: Callable[[], object]) -> None:
+    with contextlib.suppress(Exception):
+        end()
 
 
 def scrape() -> bytes:
@@ -178,13 +188,17 @@ def _with_histograms(collected: MetricsData) -> MetricsData:
     own = [one for one in own if one.data.data_points]
     if not own:
         return collected
-    scope = ScopeMetrics(InstrumentationScope(SCOPE), own, "")
     parts = list(collected.resource_metrics)
     if not parts:
-        return MetricsData([ResourceMetrics(resource(), [scope], "")])
-    first = parts[0]
-    parts[0] = replace(first, scope_metrics=[*first.scope_metrics, scope])
-    return MetricsData(parts)
+        parts = [ResourceMetrics(resource(), [], "")]
+    scopes = list(parts[0].scope_metrics)
+    # Exporters keep one part of each scope.
+    place = next((at for at, one in enumerate(scopes) if one.scope.name == SCOPE), None)
+    if place is None:
+        scopes.append(ScopeMetrics(InstrumentationScope(SCOPE), own, ""))
+    else:
+        scopes[place] = replace(scopes[place], metrics=[*scopes[place].metrics, *own])
+    return MetricsData([replace(parts[0], scope_metrics=scopes), *parts[1:]])
 
 
 def _histogram(instrument: Instrument, distribution: Distribution, now: int) -> Metric:
