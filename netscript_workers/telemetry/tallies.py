@@ -7,7 +7,7 @@ happens often is only counted, and read as seldom as it is collected.
 from __future__ import annotations
 
 import threading
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -77,18 +77,27 @@ class Distribution:
 
     def record(self, value: float, *key: str) -> None:
         """Take a value."""
-        self.record_all((value,), *key)
+        self.record_all([value], *key)
 
-    def record_all(self, values: Iterable[float], *key: str) -> None:
-        """Take some values."""
+    def record_all(self, values: list[float], *key: str) -> None:
+        """Take some values; they are put in order."""
+        values.sort()
         with self._lock:
             buckets = self._of(key)
             counts, bounds = buckets.counts, self.bounds
-            for value in values:
-                counts[bisect_left(bounds, value)] += 1
-                buckets.total += value
-                buckets.least = min(buckets.least, value)
-                buckets.most = max(buckets.most, value)
+            if len(values) < len(bounds):
+                for value in values:
+                    counts[bisect_left(bounds, value)] += 1
+            else:  # of many in order it is quicker to find where the bounds lie
+                before = 0
+                for place, bound in enumerate(bounds):
+                    within = bisect_right(values, bound)
+                    counts[place] += within - before
+                    before = within
+                counts[-1] += len(values) - before
+            buckets.total += sum(values)
+            buckets.least = min(buckets.least, values[0])
+            buckets.most = max(buckets.most, values[-1])
         for listener in self._listeners:
             for value in values:
                 listener(value, key)

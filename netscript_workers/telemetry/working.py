@@ -20,6 +20,8 @@ from netscript_workers.telemetry import metering
 from netscript_workers.telemetry.metering import METERING
 
 _LAG_SECONDS = 0.5
+_COMPLETED = ExecutionStatus.COMPLETED.value
+_CANCELLED = ExecutionStatus.CANCELLED.value
 _FINAL = frozenset(status.value for status in FINAL_STATUSES)
 # Of failures, those that have a name of their own; the rest are `failed`.
 _FAILURES = {Reason.TIMEOUT: "timeout", Reason.CRASHED: "crashed"}
@@ -37,13 +39,33 @@ def settled(
     if not METERING.on or not ended:
         return
     statuses = dict(changed)
+    completed: defaultdict[str, int] = defaultdict(int)
+    durations: defaultdict[str, list[float]] = defaultdict(list)
+    others: list[tuple[ClaimedExecution, Outcome]] = []
+    for end in ended:
+        claim, outcome = end
+        job, seconds = claim.job_id, outcome.seconds
+        if seconds is not None:
+            durations[job].append(seconds)
+        if statuses.get(claim.id) == _COMPLETED:  # as nearly all are
+            completed[job] += 1
+        else:
+            others.append(end)
+    for job, count in completed.items():
+        METERING.add(metering.EXECUTIONS_ENDED, count, job, _COMPLETED)
+    for job, some in durations.items():
+        METERING.distributions[metering.EXECUTION_DURATION].record_all(some, job)
+    if others:
+        _settle_others(others, statuses)
+
+
+def _settle_others(
+    ended: Sequence[tuple[ClaimedExecution, Outcome]], statuses: Mapping[str, str]
+) -> None:
     finals: Counter[tuple[str, str]] = Counter()
     retried: Counter[tuple[str, str]] = Counter()
-    durations: defaultdict[str, list[float]] = defaultdict(list)
     stale = 0
     for claim, outcome in ended:
-        if outcome.seconds is not None:
-            durations[claim.job_id].append(outcome.seconds)
         status = statuses.get(claim.id)
         if status is None:
             stale += 1
@@ -53,12 +75,10 @@ def settled(
             retried[claim.job_id, (outcome.failure or Reason.ERROR).value] += 1
     for (job, name), count in finals.items():
         METERING.add(metering.EXECUTIONS_ENDED, count, job, name)
-        if name not in ("completed", "cancelled"):
+        if name != _CANCELLED:
             METERING.add(metering.EXECUTIONS_DEAD, count, job)
     for (job, reason), count in retried.items():
         METERING.add(metering.EXECUTIONS_RETRIED, count, job, reason)
-    for job, seconds in durations.items():
-        METERING.distributions[metering.EXECUTION_DURATION].record_all(seconds, job)
     if stale:
         METERING.add(metering.RESULTS_STALE, stale)
 
@@ -76,9 +96,10 @@ def claimed(claims: Sequence[ClaimedExecution], seconds: float) -> None:
     METERING.record(metering.CLAIM_DURATION, seconds)
     waits: defaultdict[str, list[float]] = defaultdict(list)
     for claim in claims:
-        waits[claim.job_id].append(max(claim.started_at - claim.run_at, 0) / MICROSECONDS)
-    for job, waited in waits.items():
-        METERING.distributions[metering.EXECUTION_WAIT].record_all(waited, job)
+        waited = claim.started_at - claim.run_at
+        waits[claim.job_id].append(waited / MICROSECONDS if waited > 0 else 0.0)
+    for job, some in waits.items():
+        METERING.distributions[metering.EXECUTION_WAIT].record_all(some, job)
 
 
 def crashed(claim: ClaimedExecution, last: Outcome | None) -> None:

@@ -84,6 +84,19 @@ def test_a_value_at_a_bound_is_under_it() -> None:
     assert (found.least, found.most) == (1.0, 2.1)
 
 
+def test_many_values_at_once_are_sorted_as_one_by_one() -> None:
+    bounds = (1.0, 2.0, 5.0)
+    values = [(number * 7 % 13) / 2 for number in range(60)]
+    together, alone = Distribution(bounds), Distribution(bounds)
+    together.record_all(list(values), "a")
+    for value in values:
+        alone.record(value, "a")
+    ((_, one),), ((_, other),) = together.read(), alone.read()
+    assert one.counts == other.counts
+    assert sum(one.counts) == 60
+    assert (one.least, one.most, one.total) == (other.least, other.most, other.total)
+
+
 def test_a_gauge_adds_up_what_several_tell_until_they_end() -> None:
     gauge = Gauge()
     ends = [gauge.watch(lambda: [((), 2)]), gauge.watch(lambda: [((), 3)])]
