@@ -143,6 +143,8 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
         for one in common:
             responses.setdefault(str(one), {"description": _SAID[one]})
     else:
+        if path == "/metrics":
+            operation["security"] = [{"token": []}, {}]
         responses.setdefault("400", {"description": _SAID[400]})
         for one in (403, 421):
             responses.setdefault(str(one), {"description": _SAID[one]})

@@ -317,3 +317,15 @@ async def test_hard_values_in_a_body_are_a_clear_4xx(
     path = f"{BASE}/jobs/elsewhere/trigger"
     assert (await api.post(path, content=odd, headers=headers)).status_code == 202
     assert scalar(store, "SELECT count(*) FROM netscript_executions") == 1
+
+
+async def test_metrics_are_text_and_stand_in_the_document(api: httpx.AsyncClient) -> None:
+    answer = await api.get("/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert "# TYPE process_cpu_seconds_total counter" in answer.text
+    told: dict[str, Any] = (await api.get("/api/openapi.json")).json()
+    operation = told["paths"]["/metrics"]["get"]
+    assert list(operation["responses"]["200"]["content"]) == ["text/plain"]
+    assert operation["security"] == [{"token": []}, {}]
+    assert operation["responses"].keys() >= {"200", "401", "421", "429"}
