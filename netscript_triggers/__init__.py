@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from netscript_triggers.definitions import (
         FileWatchDefinition,
         ManualDefinition,
+        QueueDefinition,
         ScheduleDefinition,
         TriggerContext,
         TriggerDefinition,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         EventStatus,
         FileEvent,
         ManualEvent,
+        QueueEvent,
         ScheduledTime,
         ScheduleEvent,
         TriggerEvent,
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from netscript_triggers.file_watches import define_file_watch, file_watch
     from netscript_triggers.files.settling import Stability
     from netscript_triggers.manual import define_manual_trigger, manual_trigger
+    from netscript_triggers.queue_triggers import define_queue_trigger, queue_trigger
     from netscript_triggers.schedules import define_schedule, schedule
     from netscript_triggers.verifiers import RawRequest, Verified, Verifier
     from netscript_triggers.verifiers.hmac import HmacVerifier
@@ -47,6 +50,8 @@ __all__ = [
     "HmacVerifier",
     "ManualDefinition",
     "ManualEvent",
+    "QueueDefinition",
+    "QueueEvent",
     "RawRequest",
     "ScheduleDefinition",
     "ScheduleEvent",
@@ -63,12 +68,14 @@ __all__ = [
     "defer",
     "define_file_watch",
     "define_manual_trigger",
+    "define_queue_trigger",
     "define_schedule",
     "define_webhook",
     "enqueue_batch",
     "enqueue_job",
     "file_watch",
     "manual_trigger",
+    "queue_trigger",
     "schedule",
     "webhook",
 ]
@@ -85,6 +92,8 @@ _HOMES = {
     "HmacVerifier": "netscript_triggers.verifiers.hmac",
     "ManualDefinition": "netscript_triggers.definitions",
     "ManualEvent": "netscript_triggers.events",
+    "QueueDefinition": "netscript_triggers.definitions",
+    "QueueEvent": "netscript_triggers.events",
     "RawRequest": "netscript_triggers.verifiers",
     "ScheduleDefinition": "netscript_triggers.definitions",
     "ScheduleEvent": "netscript_triggers.events",
@@ -101,12 +110,14 @@ _HOMES = {
     "defer": "netscript_triggers.actions",
     "define_file_watch": "netscript_triggers.file_watches",
     "define_manual_trigger": "netscript_triggers.manual",
+    "define_queue_trigger": "netscript_triggers.queue_triggers",
     "define_schedule": "netscript_triggers.schedules",
     "define_webhook": "netscript_triggers.webhooks",
     "enqueue_batch": "netscript_workers.batches",
     "enqueue_job": "netscript_workers.actions",
     "file_watch": "netscript_triggers.file_watches",
     "manual_trigger": "netscript_triggers.manual",
+    "queue_trigger": "netscript_triggers.queue_triggers",
     "schedule": "netscript_triggers.schedules",
     "webhook": "netscript_triggers.webhooks",
 }

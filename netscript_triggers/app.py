@@ -19,7 +19,9 @@ from fastapi import FastAPI
 
 from netscript_triggers.answers import App
 from netscript_triggers.api import routes
+from netscript_triggers.consumer import Consumer
 from netscript_triggers.coordinator import Coordinator
+from netscript_triggers.definitions import QueueDefinition
 from netscript_triggers.exposure import bind, check_exposure
 from netscript_triggers.gates import MAX_BYTES_IN_FLIGHT, Gates
 from netscript_triggers.guard import guarded
@@ -28,6 +30,7 @@ from netscript_triggers.ingress import Ingress
 from netscript_triggers.processor import Processor
 from netscript_triggers.registry import by_path, discover_triggers
 from netscript_triggers.secrets import check_triggers, unset
+from netscript_triggers.sources import find_factory
 from netscript_triggers.states import TriggerStates
 from netscript_triggers.store import states as stored_states
 from netscript_triggers.store import triggers as stored_triggers
@@ -91,6 +94,9 @@ def create_server(settings: Settings, *, dev: bool = False, insecure: bool = Fal
     check_triggers(webhooks.values(), os.environ, settings.public_url)
     for sentence in unset(webhooks.values(), os.environ):
         logger.warning("%s", sentence)
+    for trigger in triggers.values():
+        if isinstance(trigger, QueueDefinition):
+            find_factory(trigger.broker)
     store = open_store(settings, patience=SERVER_PATIENCE)
     definitions.register(store, jobs.values())
     stored_triggers.register(store, triggers.values())
@@ -119,6 +125,7 @@ def create_server(settings: Settings, *, dev: bool = False, insecure: bool = Fal
 
     feed = Feed(store)
     file_watcher = FileWatcher(store, triggers.values(), states=states, window=window)
+    consumer = Consumer(coordinator, triggers.values(), states=states)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
@@ -127,6 +134,7 @@ def create_server(settings: Settings, *, dev: bool = False, insecure: bool = Fal
         processing = asyncio.create_task(processor.run())
         loop = asyncio.get_running_loop()
         file_watcher.start(lambda: _call_soon(loop, processor.nudge))
+        consumer.start()
         try:
             yield
         finally:
@@ -140,6 +148,7 @@ def create_server(settings: Settings, *, dev: bool = False, insecure: bool = Fal
                 ("live stream", feed.close),
                 # Each still hands something to the next.
                 ("file watcher", file_watcher.close),
+                ("consumer", consumer.close),
                 ("processor", end_processor),
                 ("coordinator", coordinator.close),
                 ("writer", writer.close),

@@ -12,14 +12,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from netscript_triggers.definitions import FileWatchDefinition, WebhookDefinition
+from netscript_triggers.definitions import FileWatchDefinition, QueueDefinition, WebhookDefinition
 from netscript_triggers.exposure import check_exposure
 from netscript_triggers.registry import by_path, discover_triggers
 from netscript_triggers.secrets import check_triggers, secrets_of
+from netscript_triggers.sources import find_factory, place_of
 from netscript_triggers.store import files, states
 from netscript_triggers.store.arrears import MOST, Arrears, arrears
 from netscript_triggers.watching.notices import fault_of
@@ -39,6 +41,16 @@ _DESCRIPTORS = 128
 # What a host's clock may be off; schedules go by the database's, signatures by the server's.
 _CLOCK_SECONDS = 5.0
 _KNOCK_SECONDS = 1.0
+# Where brokers listen whose URL has no port.
+_PORTS = {
+    "redis": 6379,
+    "rediss": 6379,
+    "amqp": 5672,
+    "amqps": 5671,
+    "nats": 4222,
+    "mqtt": 1883,
+    "mqtts": 8883,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +111,8 @@ def _definitions(settings: Settings) -> Iterator[Finding]:
     for trigger in triggers.values():
         if isinstance(trigger, FileWatchDefinition):
             yield from (_watched(trigger, path) for path in trigger.paths)
+        elif isinstance(trigger, QueueDefinition):
+            yield _broker(trigger)
 
 
 def _counted(what: str, count: int, folder: str, hint: str) -> Finding:
@@ -128,6 +142,34 @@ def _secret(webhook: WebhookDefinition[Any], public_url: str) -> Finding:
         f"{names} is not set: every delivery is refused.",
         "Set it to what the sender shows; if you choose it: netscript secrets new",
     )
+
+
+def _broker(trigger: QueueDefinition[Any]) -> Finding:
+    what = f'queue trigger "{trigger.id}"'
+    url = os.environ.get(trigger.url_env, "")
+    if not url:
+        hint = "Set it to the broker's URL, in the environment or in .env."
+        return Finding("fail", what, f"{trigger.url_env} is not set.", hint)
+    try:
+        find_factory(trigger.broker)
+    except NetscriptError as error:
+        return Finding("fail", what, error.message, error.hint)
+    place = place_of(url)
+    try:
+        _knock(url)
+    except (OSError, ValueError) as error:
+        hint = f"See that it runs and may be reached, and that {trigger.url_env} is right."
+        return Finding("fail", what, f"{place} can't be reached ({type(error).__name__}).", hint)
+    return Finding("ok", what, f"{trigger.queue} of {place}.")
+
+
+def _knock(url: str) -> None:
+    """Connect, and no more: whoever is let in takes messages away from servers."""
+    parts = urlsplit(url)
+    if parts.hostname is None:
+        raise ValueError(url)
+    address = (parts.hostname, parts.port or _PORTS.get(parts.scheme, 0))
+    socket.create_connection(address, _KNOCK_SECONDS).close()
 
 
 def _watched(trigger: FileWatchDefinition[Any], path: str) -> Finding:

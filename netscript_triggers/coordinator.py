@@ -34,7 +34,7 @@ from netscript_workers.errors import (
     StoreUnavailableError,
     describe,
 )
-from netscript_workers.execution.outcome import storable
+from netscript_workers.execution.outcome import MAX_ERROR_CHARS, storable
 from netscript_workers.store.engine import Store
 from netscript_workers.store.gather import answer_all
 from netscript_workers.store.idempotency import Key, Name
@@ -186,6 +186,22 @@ class Coordinator:
             return accepted
         finally:
             del self._under_way[name]
+
+    async def bury(self, delivery: Delivery, error: str) -> Accepted:
+        """Store a delivery that no handler can be given, as a dead event; or find that it was.
+
+        Args:
+            delivery: What has come.
+            error: Why nobody can read it.
+
+        Raises:
+            StoreUnavailableError: The database did not take it; nothing was stored.
+        """
+        dead = Disposition(status=EventStatus.DEAD, error=storable(error, MAX_ERROR_CHARS))
+        receipt = await self._writer.store(delivery.submit(_NO_WORK, dead))
+        if receipt.duplicate_of is not None:
+            return await asyncio.to_thread(self._accepted_before, receipt.duplicate_of)
+        return self._note(delivery, receipt.enqueued)
 
     async def _accept(self, delivery: Delivery) -> Accepted:
         future = delivery.future = asyncio.get_running_loop().create_future()

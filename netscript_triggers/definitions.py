@@ -26,6 +26,7 @@ R = TypeVar("R", default=Any)
 
 Dispatch: TypeAlias = Literal["inline", "background"]
 Existing: TypeAlias = Literal["take", "ignore"]
+MessageParse: TypeAlias = Literal["json", "raw"]
 Dedupe: TypeAlias = Literal["auto", "id"] | None
 Actions: TypeAlias = Sequence[TriggerAction] | TriggerAction | None
 SecretNames: TypeAlias = str | Sequence[str]
@@ -116,6 +117,25 @@ class ManualDefinition(TriggerDefinition[R]):
     """A trigger that people fire: over the API, with the command, from the dashboard."""
 
     kind: ClassVar[str] = "manual"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class QueueDefinition(TriggerDefinition[R]):
+    """A trigger whose events are a broker's messages."""
+
+    kind: ClassVar[str] = "queue"
+
+    broker: str
+    url_env: str
+    queue: str
+    group: str
+    prefetch: int
+    parse: MessageParse
+    dedupe: Dedupe
+    max_body: int
+
+    def __repr__(self) -> str:
+        return f"<queue {self.id!r} of {self.queue} over {self.broker} from {self.source}>"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)

@@ -39,7 +39,7 @@ class TriggerEvent(Generic[P]):
     Attributes:
         id: The event's id.
         trigger_id: Which trigger took it.
-        kind: `webhook`, `schedule`, `file-watch` or `manual`.
+        kind: `webhook`, `schedule`, `queue`, `file-watch` or `manual`.
         status: Where it stands while the handler runs.
         payload: The parsed body, or an instance of the trigger's model.
         headers: By lower-case name, without signatures and credentials.
@@ -146,6 +146,21 @@ class ScheduleEvent(TriggerEvent[ScheduledTime]):
     def scheduled_for(self) -> datetime:
         """The instant it is for, in UTC."""
         return datetime.fromisoformat(self.payload["scheduled_for"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueEvent(TriggerEvent[P]):
+    """An event that a broker's message was.
+
+    Attributes:
+        queue: What it was taken from, as the trigger names it.
+        message_id: What the broker or the publisher calls it; None where neither does.
+        address: What it was published to: a routing key, a subject, a topic.
+    """
+
+    queue: str = ""
+    message_id: str | None = None
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,17 +7,24 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from netscript_triggers.definitions import AnyTrigger, FileWatchDefinition, WebhookDefinition
+from netscript_triggers.definitions import (
+    AnyTrigger,
+    FileWatchDefinition,
+    QueueDefinition,
+    WebhookDefinition,
+)
 from netscript_triggers.events import (
     CloudEvent,
     EventStatus,
     FileEvent,
     ManualEvent,
+    QueueEvent,
     ScheduleEvent,
     TriggerEvent,
     WebhookEvent,
 )
 from netscript_triggers.files.facts import event_facts
+from netscript_triggers.messages import message_facts, read_message
 from netscript_triggers.paths import PATH_HEADER, parameters_of
 from netscript_triggers.payloads import read_payload
 from netscript_triggers.store.runs import StoredEvent
@@ -31,6 +38,7 @@ _CLASSES: dict[str, type[TriggerEvent[Any]]] = {
     "schedule": ScheduleEvent,
     "file-watch": FileEvent,
     "manual": ManualEvent,
+    "queue": QueueEvent,
 }
 
 
@@ -66,6 +74,8 @@ def payload_of(
     """
     if isinstance(trigger, WebhookDefinition) and not by_hand:
         return read_payload(trigger, body, headers)
+    if isinstance(trigger, QueueDefinition) and not by_hand:
+        return read_message(trigger, body), None
     try:
         value = parse(body)
     except MalformedError as error:
@@ -87,6 +97,8 @@ def event_of(trigger: AnyTrigger, stored: StoredEvent) -> TriggerEvent[Any]:
         facts = {"path_params": parameters or {}, "cloudevent": about}
     elif isinstance(trigger, FileWatchDefinition):
         facts = event_facts(payload)
+    elif isinstance(trigger, QueueDefinition):
+        facts = message_facts(trigger, stored.headers)
     return class_of(trigger.kind)(
         id=stored.id,
         trigger_id=stored.trigger_id,

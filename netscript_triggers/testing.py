@@ -12,13 +12,19 @@ from typing import Any, cast
 from urllib.parse import urlencode
 
 from netscript_triggers.actions import TriggerAction
-from netscript_triggers.definitions import AnyTrigger, FileWatchDefinition, WebhookDefinition
+from netscript_triggers.definitions import (
+    AnyTrigger,
+    FileWatchDefinition,
+    QueueDefinition,
+    WebhookDefinition,
+)
 from netscript_triggers.events import EventStatus
 from netscript_triggers.files.facts import FileFacts, event_facts
 from netscript_triggers.files.settling import Stamp
 from netscript_triggers.filters import type_of_event
 from netscript_triggers.handlers import Handlers
 from netscript_triggers.media import FORM, Parse
+from netscript_triggers.messages import message_facts
 from netscript_triggers.paths import fill
 from netscript_triggers.restoring import class_of, payload_of
 from netscript_triggers.secrets import secrets_of
@@ -196,6 +202,8 @@ async def fire(
         facts = {"path_params": path_params or {}, "cloudevent": about}
     elif isinstance(trigger, FileWatchDefinition):
         facts = event_facts(read)
+    elif isinstance(trigger, QueueDefinition):
+        facts = message_facts(trigger, given)
     event = class_of(trigger.kind)(
         id=new_id(),
         trigger_id=trigger.id,

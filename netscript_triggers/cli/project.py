@@ -59,8 +59,8 @@ def add(
         str,
         typer.Argument(
             metavar="KIND",
-            autocompletion=words("job", "webhook", "schedule", "file-watch", "manual"),
-            help="job, webhook, schedule, file-watch or manual.",
+            autocompletion=words("job", "webhook", "schedule", "queue", "file-watch", "manual"),
+            help="job, webhook, schedule, queue, file-watch or manual.",
             show_default=False,
         ),
     ],

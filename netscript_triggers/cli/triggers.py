@@ -237,6 +237,8 @@ def _where(definition: Mapping[str, Any]) -> str | None:
     """Tell where a trigger's events come from, in a few words."""
     if "paths" in definition:
         return f"{', '.join(definition['patterns'])} in {', '.join(definition['paths'])}"
+    if "broker" in definition:
+        return f"{definition['queue']} over {definition['broker']}"
     if definition.get("every"):
         return f"every {definition['every']:g} s"
     return definition.get("path") or definition.get("cron") or definition.get("at")

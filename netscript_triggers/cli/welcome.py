@@ -38,7 +38,11 @@ def _count(number: int, noun: str) -> str:
 
 
 def _triggers(triggers: Any) -> Iterator[tuple[str, str, str, str]]:
-    from netscript_triggers.definitions import ScheduleDefinition, WebhookDefinition
+    from netscript_triggers.definitions import (
+        QueueDefinition,
+        ScheduleDefinition,
+        WebhookDefinition,
+    )
 
     trigger: AnyTrigger
     for trigger in triggers:
@@ -47,6 +51,10 @@ def _triggers(triggers: Any) -> Iterator[tuple[str, str, str, str]]:
             yield where, trigger.id, trigger.verifier.name, _secret(trigger)
         elif isinstance(trigger, ScheduleDefinition):
             yield _clock(trigger.schedule, trigger.id)
+        elif isinstance(trigger, QueueDefinition):
+            is_set = bool(os.environ.get(trigger.url_env))
+            told = trigger.url_env if is_set else f"{trigger.url_env} IS NOT SET"
+            yield trigger.queue, trigger.id, trigger.broker, told
         else:
             yield trigger.kind, trigger.id, "", ""
 

@@ -51,6 +51,7 @@ PARTS: Mapping[str, Part] = {
     "job": Part("jobs_dir", "netscript jobs trigger {id} --payload '{{}}' --wait"),
     "webhook": Part("triggers_dir", "netscript triggers test {id} --payload '{{}}'"),
     "schedule": Part("triggers_dir", "netscript triggers fire {id}"),
+    "queue": Part("triggers_dir", "netscript triggers fire {id} --payload '{{}}'"),
     "file-watch": Part(
         "triggers_dir", 'netscript triggers fire {id} --payload \'{{"path": "a.csv"}}\''
     ),

@@ -13,6 +13,7 @@ from netscript_triggers.circuits import UNTOUCHED, TriggerState
 from netscript_triggers.definitions import (
     AnyTrigger,
     FileWatchDefinition,
+    QueueDefinition,
     ScheduleDefinition,
     WebhookDefinition,
 )
@@ -110,6 +111,16 @@ def _definition(trigger: AnyTrigger) -> dict[str, Any]:
         }
     elif isinstance(trigger, ScheduleDefinition):
         shown |= trigger.schedule.told()
+    elif isinstance(trigger, QueueDefinition):
+        shown |= {
+            "broker": trigger.broker,
+            "url_env": trigger.url_env,
+            "queue": trigger.queue,
+            "group": trigger.group,
+            "prefetch": trigger.prefetch,
+            "dedupe": trigger.dedupe,
+            "max_body": trigger.max_body,
+        }
     elif isinstance(trigger, FileWatchDefinition):
         shown |= {
             "paths": trigger.paths,
