@@ -84,7 +84,7 @@ def test_all_that_is_written_is_formatted_and_found(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
     assert set(discover_jobs(tmp_path)) == {"health-check", "my-job", "process-payment"}
     found = set(discover_triggers(tmp_path))
-    assert found >= {"my-webhook", "my-file-watch", "my-manual", "payment-webhook"}
+    assert found >= {"my-webhook", "my-file-watch", "my-manual", "my-queue", "payment-webhook"}
 
 
 def test_a_name_can_be_written_either_way(tmp_path: Path) -> None:
