@@ -63,9 +63,9 @@ class Acceptance:
     samples: list[Sample] = field(default_factory=list[Sample])
     faults: list[str] = field(default_factory=list[str])
     generator_cpu: list[float] = field(default_factory=list[float])
-    _warm_up: Requests = field(init=False)
+    warm_up: Requests = field(init=False)
     _alone: Requests = field(init=False)
-    _measured: Requests = field(init=False)
+    measured: Requests = field(init=False)
     _beside: Requests = field(init=False)
     _blocked: Requests = field(init=False)
 
@@ -78,8 +78,8 @@ class Acceptance:
             start = next(starts)
             return _sign(name, path, range(start, start + count))
 
-        self._warm_up, self._alone = signed("warm-up"), signed("alone")
-        self._measured, self._beside = signed("measured"), signed("beside")
+        self.warm_up, self._alone = signed("warm-up"), signed("alone")
+        self.measured, self._beside = signed("measured"), signed("beside")
         self._blocked = signed("blocked", "/slow")
 
     def round(self, without: set[Kind]) -> None:
@@ -96,11 +96,11 @@ class Acceptance:
         with contextlib.ExitStack() as stack:
             url = stack.enter_context(stores.fresh(kind, f"accept-{kind}")) if kind else ""
             process, port = stack.enter_context(_server(url))
-            _wait_until_open(process, port)
-            _load(port, self._warm_up, _WARM_UP_SECONDS)
+            wait_until_open(process, port)
+            send(port, self.warm_up, _WARM_UP_SECONDS)
             stored, before, own = _stored(url), cpu_seconds(process.pid), _children_cpu()
             with Watch() as watch:
-                told = _load(port, self._measured, self.seconds)
+                told = send(port, self.measured, self.seconds)
             cpu = cpu_seconds(process.pid) - before
             self.generator_cpu.append((_children_cpu() - own) / self.seconds)
             if told["refused"] or told["broken"]:
@@ -110,7 +110,7 @@ class Acceptance:
             if url and not 0 <= stored - told["requests"] <= 2 * CONNECTIONS:
                 raise ContestantError(f"{told['requests']} accepted, {stored} stored")
             values = {"accept-cpu": 1e6 * cpu / told["requests"], **_figures("accept", told)}
-            values |= _figures("accept-1", _load(port, self._alone, self.seconds, 1))
+            values |= _figures("accept-1", send(port, self._alone, self.seconds, 1))
             if url:
                 values["accept-beside-p99"] = self._visit_beside(port)["p99"]
             for measure, value in values.items():
@@ -121,7 +121,7 @@ class Acceptance:
         line = _generator(port, self._blocked, self.seconds + 1.0, _BLOCKED)
         with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL) as other:
             time.sleep(0.5)
-            told = _load(port, self._beside, self.seconds, _BESIDE)
+            told = send(port, self._beside, self.seconds, _BESIDE)
             if other.wait(30) or told["refused"] or told["broken"]:
                 raise ContestantError("some were refused beside handlers that block")
         return told
@@ -150,7 +150,8 @@ def _server(url: str) -> Generator[tuple[subprocess.Popen[str], int]]:
         yield process, port
 
 
-def _wait_until_open(process: subprocess.Popen[str], port: int) -> None:
+def wait_until_open(process: subprocess.Popen[str], port: int) -> None:
+    """Wait until a process listens."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         if process.poll() is not None:
@@ -193,7 +194,7 @@ def _generator(port: int, requests: Requests, seconds: float, connections: int) 
     return [*line, str(connections), str(seconds)]
 
 
-def _load(
+def send(
     port: int, requests: Requests, seconds: float, connections: int = CONNECTIONS
 ) -> dict[str, float]:
     """Send requests for a while; return what the generator counted."""

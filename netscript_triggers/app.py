@@ -48,6 +48,7 @@ from netscript_workers.store.retention import Retention
 from netscript_workers.store.wake import make_bell
 from netscript_workers.store.writer import ITEM_PATIENCE, Writer
 from netscript_workers.streaming.feed import Feed
+from netscript_workers.telemetry.wiring import start_tracing
 
 logger = logging.getLogger(__name__)
 
@@ -248,6 +249,7 @@ def run_server(
         NetscriptError: It can't start; the sentence says why.
     """
     check_exposure(settings, insecure=insecure)
+    tracing = start_tracing("serve")
     listener = bind(settings.host, settings.port)
     try:
         app = create_server(settings, dev=dev, insecure=insecure)
@@ -281,4 +283,5 @@ def run_server(
             runner.run(serve())
     finally:
         listener.close()
+        tracing.close()
     return ended(0 if server.started else 1)

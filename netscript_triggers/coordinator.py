@@ -40,6 +40,7 @@ from netscript_workers.store.gather import answer_all
 from netscript_workers.store.idempotency import Key, Name
 from netscript_workers.store.outbox import Receipt, Submission
 from netscript_workers.store.writer import Writer
+from netscript_workers.telemetry import spans
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +100,14 @@ class Delivery(Arrival):
             batches=work.batches,
             guard=guard,
             companion=inbox.companion(event, disposition, self.received_at),
+            trace=work.trace if work.executions else self._trace(),
         )
         return self.submission
+
+    def _trace(self) -> Any:
+        """Return what tells of the commit where no execution does."""
+        recorder = spans.recorder
+        return None if recorder is None else recorder.sending((), self.event)
 
 
 _NOTHING = Submission()

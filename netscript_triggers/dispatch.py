@@ -18,6 +18,7 @@ from netscript_workers.domain import NewWork, TriggeredBy
 from netscript_workers.errors import NetscriptError, describe
 from netscript_workers.execution.outcome import MAX_ERROR_CHARS, storable
 from netscript_workers.options import MAX_KEY_LENGTH
+from netscript_workers.telemetry import spans
 
 COMPLETED = Disposition(status=EventStatus.COMPLETED)
 FILTERED = Disposition(status=EventStatus.COMPLETED, reason="filtered")
@@ -87,6 +88,8 @@ def resolve_now(
     if event.attempt != 1:
         disposition = replace(disposition, attempt=event.attempt)
     work = resolve_all(jobs, catalog, cause)
+    if spans.recorder is not None:
+        work.trace = spans.recorder.sending(work.executions, event)
     if event.replayed_from is not None:
         _set_apart(work, event.id)
     return work, disposition

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 from netscript_triggers.definitions import AnyTrigger, FileWatchDefinition, ScheduleDefinition
 from netscript_triggers.events import EventStatus
@@ -24,6 +24,8 @@ from netscript_workers.store.definitions import check_schema
 from netscript_workers.store.engine import Store
 from netscript_workers.store.idempotency import Key
 from netscript_workers.store.outbox import Submission
+
+TraceContext: TypeAlias = tuple[str | None, str | None]
 
 
 class FireConflictError(StateError):
@@ -89,6 +91,7 @@ def new_event(
     key: str | None = None,
     instant: datetime | None = None,
     note: str | None = None,
+    trace: TraceContext = (None, None),
 ) -> tuple[str, Submission | None]:
     """Return the id of a new event that somebody wants, and what stores it.
 
@@ -102,6 +105,7 @@ def new_event(
         key: A second fire with it is the same one, within the window of idempotency keys.
         instant: Of a schedule: it is run for this one, unless it was run already.
         note: Why, in somebody's words.
+        trace: `traceparent` and `tracestate` of who wants it.
 
     Raises:
         PayloadInvalidError: The model refuses the payload.
@@ -118,7 +122,7 @@ def new_event(
             return before, None
         payload = at_instant(payload, instant)
     body = check_payload(record, triggers, payload)
-    return _fired(record, body, key=key, instant=instant, note=note)
+    return _fired(record, body, key=key, instant=instant, note=note, trace=trace)
 
 
 def _fired(
@@ -128,6 +132,7 @@ def _fired(
     key: str | None = None,
     instant: datetime | None = None,
     note: str | None = None,
+    trace: TraceContext = (None, None),
 ) -> tuple[str, Submission]:
     if not record.enabled:
         raise DisabledError(record.id)
@@ -149,6 +154,8 @@ def _fired(
         idempotency_key=None if guard is None else guard.key,
         attempt=1,
         received_at=from_micros(received_at),
+        traceparent=trace[0],
+        tracestate=trace[1],
         note=note,
     )
     companion = inbox.companion(event, PENDING, received_at, by_hand=True)

@@ -7,7 +7,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from netscript_triggers.actions import Defer, TriggerAction
 from netscript_triggers.definitions import AnyTrigger, TriggerContext
@@ -15,6 +15,10 @@ from netscript_triggers.events import TriggerEvent
 from netscript_workers.actions import EnqueueJob
 from netscript_workers.batches import EnqueueBatch
 from netscript_workers.errors import ConfigurationError, NetscriptError, describe
+from netscript_workers.telemetry import spans
+
+if TYPE_CHECKING:
+    from netscript_workers.telemetry.around import Around
 
 THREADS = 32
 
@@ -89,7 +93,11 @@ class Handlers:
     async def _call(self, trigger: AnyTrigger, event: TriggerEvent[Any]) -> Any:
         arguments = arguments_of(trigger, event)
         if trigger.is_async:
-            return await trigger.handler(*arguments)
+            watched = _watched(trigger, event)
+            if watched is None:
+                return await trigger.handler(*arguments)
+            with watched:
+                return await trigger.handler(*arguments)
         loop = asyncio.get_running_loop()
         call = loop.run_in_executor(self._threads, _guarded, trigger, arguments)
         returned, error = await call
@@ -129,12 +137,26 @@ def _guarded(trigger: AnyTrigger, arguments: tuple[Any, ...]) -> tuple[Any, Base
     What a generator yields is collected here: its body is the handler's.
     """
     try:
-        returned = trigger.handler(*arguments)
-        # Nearly always a list, and asking whether it is awaitable costs more than to read it.
-        waits = not _is_list(returned) and inspect.isawaitable(returned)
-        return returned if waits else actions_of(trigger, returned), None
+        watched = _watched(trigger, arguments[0])
+        if watched is None:
+            return _called(trigger, arguments), None
+        with watched:
+            return _called(trigger, arguments), None
     except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler must end nobody else
         return None, error
+
+
+def _called(trigger: AnyTrigger, arguments: tuple[Any, ...]) -> Any:
+    returned = trigger.handler(*arguments)
+    # Nearly always a list, and asking whether it is awaitable costs more than to read it.
+    waits = not _is_list(returned) and inspect.isawaitable(returned)
+    return returned if waits else actions_of(trigger, returned)
+
+
+def _watched(trigger: AnyTrigger, event: TriggerEvent[Any]) -> Around | None:
+    """Return the span of a call, if somebody listens."""
+    recorder = spans.recorder
+    return None if recorder is None else recorder.handling(trigger.id, trigger.kind, event)
 
 
 def _is_list(returned: object) -> bool:

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from netscript_triggers import cloudevents
 from netscript_triggers.answers import App, Receive, Refusal, Scope, Send, later, refuse, respond
@@ -40,6 +40,12 @@ from netscript_workers.errors import (
     VerificationError,
 )
 from netscript_workers.ids import new_id
+from netscript_workers.telemetry import spans
+from netscript_workers.telemetry.w3c import accepted as accepted_context
+
+if TYPE_CHECKING:
+    from netscript_workers.telemetry.recorder import Recorder
+    from netscript_workers.telemetry.serving import Request
 
 logger = logging.getLogger(__name__)
 
@@ -47,15 +53,13 @@ Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 
 # A sender's own credentials have no business in our tables.
 _PRIVATE = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
-_MAX_TRACE = 512
 # Of a length that a sender declares: no body has more.
 _MAX_DIGITS = 18
 # Of a model's faults, those that a sender is told.
 _MAX_FAULTS = 20
 # What may stand in a log; a verifier that is not ours could quote its sender.
 _REASON = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_TRACEPARENT = (b"traceparent",)
-_TRACESTATE = (b"tracestate",)
+_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 _RETRY_LATER = later(RETRY_AFTER_SECONDS)
 
 
@@ -107,23 +111,44 @@ class Ingress:
         if found is None or not self._states.is_enabled(found[0].id):
             await self._app(scope, receive, send)
             return
-        trigger, parameters = found
+        if spans.recorder is None:
+            await self._serve(*found, scope, receive, send, None)
+            return
+        request = _traced(spans.recorder, found[0], scope)
+        told: tuple[int | None, str | None] = (None, None)
+        try:
+            told = await self._serve(*found, scope, receive, send, request)
+        finally:
+            request.end(*told)
+
+    async def _serve(
+        self,
+        trigger: WebhookDefinition[Any],
+        parameters: Mapping[str, str],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        request: Request | None,
+    ) -> tuple[int | None, str | None]:
+        """Answer a request; return the status, and why it was refused."""
         try:
             if _asks_for_leave(trigger, scope):
                 self._gates.check(trigger, scope)
                 await _give_leave(trigger, scope, send)
-                return
-            answer = await self._deliver(trigger, parameters, scope, receive)
+                return 200, None
+            answer = await self._deliver(trigger, parameters, scope, receive, request)
         except Refusal as refusal:
             self._refusals.note(trigger.id, refusal.reason)
             await refuse(send, refusal)
+            return refusal.status, refusal.reason
         except ConnectionError:  # the sender went away before the end of its body
             self._refusals.note(trigger.id, "broken-off")
-        else:
-            if isinstance(answer, Answer):
-                await _respond_handshake(send, answer)
-            else:
-                await respond(send, 202, b"application/json", answer)
+            return None, "broken-off"
+        if isinstance(answer, Answer):
+            await _respond_handshake(send, answer)
+            return answer.status, None
+        await respond(send, 202, b"application/json", answer)
+        return 202, None
 
     async def _deliver(
         self,
@@ -131,6 +156,7 @@ class Ingress:
         parameters: Mapping[str, str],
         scope: Scope,
         receive: Receive,
+        traced: Request | None,
     ) -> bytes | Answer:
         method: str = scope["method"]
         if method not in trigger.methods and method not in _asked_by(trigger):
@@ -158,12 +184,18 @@ class Ingress:
             try:
                 weight = weight_of(trigger, body, encoding) if encoding else 0
                 async with self._gates.room(weight):
-                    return await self._accept(self._read(trigger, request, verified, scope))
+                    delivery = self._read(trigger, request, verified, scope, traced)
+                    return await self._accept(delivery, traced)
             finally:
                 self._gates.leave(len(body))
 
     def _read(
-        self, trigger: WebhookDefinition[Any], request: RawRequest, verified: Verified, scope: Scope
+        self,
+        trigger: WebhookDefinition[Any],
+        request: RawRequest,
+        verified: Verified,
+        scope: Scope,
+        traced: Request | None,
     ) -> Delivery:
         """Make an event of a verified request."""
         headers, body = request.headers, request.body
@@ -184,6 +216,10 @@ class Ingress:
             raise Refusal(400, "malformed", str(error), **extra) from None
         fingerprint = hashlib.sha256(body).hexdigest()
         received_at = SYSTEM_CLOCK.now()
+        # Whatever comes of it goes on in the trace of its request, or else in its sender's.
+        traceparent, tracestate = (
+            _trace_of(headers) if traced is None else (traced.traceparent, traced.tracestate)
+        )
         event = WebhookEvent(
             id=new_id(),
             trigger_id=trigger.id,
@@ -197,8 +233,8 @@ class Ingress:
             ),
             attempt=1,
             received_at=from_micros(received_at),
-            traceparent=_trace(request, _TRACEPARENT),
-            tracestate=_trace(request, _TRACESTATE),
+            traceparent=traceparent,
+            tracestate=tracestate,
             event_type=type_of_event(payload, about, verified.event_type),
             path_params=request.path_params,
             cloudevent=about,
@@ -231,7 +267,7 @@ class Ingress:
         # Whatever failed, the sender is told the same.
         raise Refusal(401, reason, "The signature could not be verified.")
 
-    async def _accept(self, delivery: Delivery) -> bytes:
+    async def _accept(self, delivery: Delivery, traced: Request | None) -> bytes:
         try:
             accepted = await self._coordinator.accept(delivery)
         except StoreUnavailableError:
@@ -244,6 +280,9 @@ class Ingress:
             ) from None
         except NetscriptError as error:
             raise Refusal(400, error.code, error.message) from None
+        if traced is not None:
+            count = len(accepted.executions)
+            traced.became(accepted.event_id, duplicate=accepted.duplicate, executions=count)
         return _answer(accepted)
 
 
@@ -361,14 +400,23 @@ def _hidden(private: frozenset[str]) -> frozenset[bytes]:
     return frozenset(name.encode("latin-1") for name in _PRIVATE | private)
 
 
-def _trace(request: RawRequest, name: tuple[bytes]) -> str | None:
-    try:
-        value = request.header(name)
-    except VerificationError:  # which of two is meant can't be known
-        return None
-    if value is None or len(value) > _MAX_TRACE or not value.isascii():
-        return None
-    return value.decode("ascii")
+def _trace_of(headers: Headers) -> tuple[str | None, str | None]:
+    """Return a sender's `traceparent` and `tracestate`, where they can be meant."""
+    parents = [value for name, value in headers if name == b"traceparent"]
+    if len(parents) != 1:  # which of two is meant can't be known
+        return None, None
+    states = [value for name, value in headers if name == b"tracestate"]
+    state = b",".join(states).decode("latin-1") if states else None
+    return accepted_context(parents[0].decode("latin-1"), state)
+
+
+def _traced(recorder: Recorder, trigger: WebhookDefinition[Any], scope: Scope) -> Request:
+    # A method that nobody has declared is anybody's text.
+    method: str = scope["method"]
+    known = method in trigger.methods or method in _METHODS
+    return recorder.request(
+        method if known else "_OTHER", trigger.path, trigger.id, *_trace_of(scope["headers"])
+    )
 
 
 def _answer(accepted: Accepted) -> bytes:

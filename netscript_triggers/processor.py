@@ -30,6 +30,7 @@ from netscript_workers.store.engine import Store
 from netscript_workers.store.gather import Gatherer
 from netscript_workers.store.idempotency import DEFAULT_WINDOW
 from netscript_workers.store.retention import Retention
+from netscript_workers.telemetry import spans
 
 logger = logging.getLogger(__name__)
 
@@ -134,6 +135,16 @@ class Processor:
             self._nudged.set()
 
     async def _process(self, event: StoredEvent) -> None:
+        recorder = spans.look()
+        if recorder is None:
+            await self._run_event(event)
+            return
+        with recorder.processing(event, {}, anew=event.runs_anew) as around:
+            traceparent, tracestate = around.carried
+            event = replace(event, traceparent=traceparent, tracestate=tracestate)
+            await self._run_event(event)
+
+    async def _run_event(self, event: StoredEvent) -> None:
         trigger = self._triggers[event.trigger_id]
         work = NewWork()
         failure: str | None = None
@@ -148,6 +159,8 @@ class Processor:
             # What no retry can mend is the event's own fault, and says nothing of the handler.
             failure = disposition.error if error.retryable or event.probe else None
         if await self._settle(event, disposition, work):
+            if work.trace is not None:
+                work.trace.stored(())
             self._note(trigger, event, disposition, failure)
 
     async def _handle(self, trigger: AnyTrigger, event: StoredEvent) -> Handled:

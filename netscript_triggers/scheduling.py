@@ -35,6 +35,7 @@ from netscript_workers.store.engine import Store
 from netscript_workers.store.fires import Start, Target, unfinished_executions
 from netscript_workers.store.outbox import Submission
 from netscript_workers.store.schedules import StoredSchedule
+from netscript_workers.telemetry import spans
 
 KIND = ScheduleDefinition.kind
 
@@ -182,6 +183,8 @@ def _event(trigger: _Definition, instant: Instant, now: datetime) -> ScheduleEve
     instant = told_late(instant, now)
     payload = scheduled_time(instant.at, trigger.schedule.timezone, instant.note)
     id_ = new_id()
+    recorder = spans.recorder
+    traceparent, tracestate = (None, None) if recorder is None else recorder.carried_here()
     return ScheduleEvent(
         id=id_,
         trigger_id=trigger.id,
@@ -193,6 +196,8 @@ def _event(trigger: _Definition, instant: Instant, now: datetime) -> ScheduleEve
         idempotency_key=instant_key(trigger.id, instant.at, id_).key,
         attempt=1,
         received_at=now,
+        traceparent=traceparent,
+        tracestate=tracestate,
     )
 
 
@@ -211,6 +216,7 @@ def _start(due: StoredSchedule, instant: Instant, event: ScheduleEvent, handled:
             batches=work.batches,
             guard=instant_key(event.trigger_id, instant.at, event.id),
             companion=inbox.companion(event, disposition, received_at),
+            trace=work.trace,
         ),
     )
 

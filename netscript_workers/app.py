@@ -34,6 +34,7 @@ from netscript_workers.store.definitions import StoredCatalog
 from netscript_workers.store.engine import Store
 from netscript_workers.store.retention import Retention
 from netscript_workers.store.wake import make_bell
+from netscript_workers.telemetry.wiring import Tracing, start_tracing
 from netscript_workers.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -111,9 +112,13 @@ def run_worker(settings: Settings, schedules: MoreSchedules | None = None) -> in
     Raises:
         NetscriptError: It can't start; the sentence says why.
     """
+    tracing = start_tracing("worker")
     store, jobs = open_project(settings)
     spare_what_stays()
-    run_loop(lambda: _work(store, jobs, worker_options(settings), schedules))
+    try:
+        run_loop(lambda: _work(store, jobs, worker_options(settings), schedules, tracing))
+    finally:
+        tracing.close()
     store.dispose()
     return ended(0)
 
@@ -131,6 +136,7 @@ def run_scheduler(settings: Settings, schedules: MoreSchedules | None = None) ->
     Raises:
         NetscriptError: It can't start; the sentence says why.
     """
+    tracing = start_tracing("scheduler")
     store, jobs = open_project(settings)
     bell = make_bell(store.parsed_url)
     more = Schedules() if schedules is None else schedules(store, StoredCatalog(store, jobs))
@@ -144,7 +150,10 @@ def run_scheduler(settings: Settings, schedules: MoreSchedules | None = None) ->
     logger.info(
         "scheduler %s knows %d jobs and %d triggers", scheduler.id, len(jobs), len(more.declared)
     )
-    asyncio.run(_fire(scheduler, settings.shutdown_timeout))
+    try:
+        asyncio.run(_fire(scheduler, settings.shutdown_timeout))
+    finally:
+        tracing.close()
     bell.close()
     store.dispose()
     return ended(0)
@@ -180,7 +189,11 @@ def open_project(settings: Settings, jobs: Jobs | None = None) -> tuple[Store, J
 
 
 async def _work(
-    store: Store, jobs: Jobs, options: WorkerOptions, schedules: MoreSchedules | None
+    store: Store,
+    jobs: Jobs,
+    options: WorkerOptions,
+    schedules: MoreSchedules | None,
+    tracing: Tracing,
 ) -> None:
     def give_up() -> None:
         _leave(1)
@@ -205,8 +218,10 @@ async def _work(
     try:
         left = await worker.run()
     except WorkerFencedError:
+        tracing.close()
         _leave(1)
     if left or not (worker.report and worker.report.is_clean):
+        tracing.close()
         # Only the end of the process stops them; the loop would wait for them first.
         _leave(0)
 

@@ -13,7 +13,7 @@ from typing import Any
 from netscript_workers.actions import JobCatalog
 from netscript_workers.assignment import WorkerOptions
 from netscript_workers.crashes import Crashes
-from netscript_workers.domain import ClaimedExecution, LaneName, Outcome
+from netscript_workers.domain import ClaimedExecution, Death, LaneName, Outcome
 from netscript_workers.errors import ConfigurationError, TaskRefusedError
 from netscript_workers.execution.runners.children import Nursery
 from netscript_workers.execution.runners.command import Bench, CommandRunner
@@ -30,6 +30,7 @@ from netscript_workers.lanes import Lanes, default_slots
 from netscript_workers.pump import Pump
 from netscript_workers.store.engine import Store
 from netscript_workers.tasks import TaskDefinition
+from netscript_workers.telemetry.attempts import Attempts
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class Crew:
         )
         # Whatever ran, its end is the isolation's to hear: it is to run alone from now on.
         self._crashes = Crashes(store, worker_id, on_end=self.isolation.ended)
+        self._on_crash = partial(self._crashed, pump.traces)
         self._guard = Guard(lifeline)
         slots: dict[LaneName, int] = {name: self._slots(name) for name in used}
         runners: dict[LaneName, Runner] = {name: self._make(name, slots[name]) for name in used}
@@ -180,6 +182,10 @@ class Crew:
                 await asyncio.gather(*(one.wait_closed() for one in self._all))
         await asyncio.to_thread(self._guard.close)
 
+    def _crashed(self, traces: Attempts, claim: ClaimedExecution, death: Death) -> None:
+        traces.crashed(claim, death)
+        self._crashes.record(claim, death)
+
     def _slots(self, runtime: LaneName) -> int:
         all_of_them = self._options.plan.capacity
         if runtime == "task" and self._options.task_slots is not None:
@@ -199,7 +205,7 @@ class Crew:
                 self._jobs,
                 pump,
                 pump.ended,
-                self._crashes.record,
+                self._on_crash,
                 nursery=self._nursery,
                 kill_grace=self._options.kill_grace,
                 catalog=self._catalog,
@@ -240,7 +246,7 @@ class Crew:
             self._jobs,
             self._pump,
             on_end,
-            self._crashes.record,
+            self._on_crash,
             nursery=self._nursery,
             kill_grace=self._options.kill_grace,
             catalog=self._catalog,

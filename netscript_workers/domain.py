@@ -161,6 +161,8 @@ class NewWork:
 
     executions: tuple[NewExecution, ...] = ()
     batches: tuple[NewBatch, ...] = ()
+    # What is told once they are stored, where somebody traces them.
+    trace: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +264,7 @@ class Outcome:
         actions: Executions to store in the same transaction, for `complete`.
         batches: The batches that some of these belong to.
         death: How the process ended that failed as a task, for the record of the attempt.
+        exception: The type of what the handler raised.
     """
 
     execution_id: str
@@ -276,3 +279,4 @@ class Outcome:
     actions: tuple[NewExecution, ...] = field(default=())
     batches: tuple[NewBatch, ...] = field(default=())
     death: Death | None = None
+    exception: str | None = None

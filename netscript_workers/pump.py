@@ -28,6 +28,8 @@ from netscript_workers.store.outcomes import Settled
 from netscript_workers.store.steps import FinishedStep, LogLine, Progress
 from netscript_workers.store.tick import Done, Ticker, Work
 from netscript_workers.store.wake import Bell, Waiter
+from netscript_workers.telemetry import spans
+from netscript_workers.telemetry.attempts import Attempts
 from netscript_workers.topics import Places, TopicSlots
 
 logger = logging.getLogger(__name__)
@@ -86,6 +88,7 @@ class Pump:
         self._loop = loop
         self._waiter = Waiter(store, worker_id)
         self._cancels = Cancels(self._own, worker_id)
+        self.traces = Attempts(worker_id)
         self._ticker = Ticker(
             self._own,
             worker_id=worker_id,
@@ -152,6 +155,7 @@ class Pump:
 
     def ended(self, claim: ClaimedExecution, outcome: Outcome | None) -> None:
         """Have the end of an attempt stored; None for one that nobody wants to hear of."""
+        self.traces.ended(claim, outcome)
         if outcome is None:
             self._dropped.append(claim)
         else:
@@ -172,6 +176,7 @@ class Pump:
 
     def save_progress(self, claim: ClaimedExecution, percent: float, message: str | None) -> None:
         """Store progress with the next tick."""
+        self.traces.progress(claim, percent)
         self._progress.append(Progress(claim.id, claim.token, percent, message))
         self._poke_soon()
 
@@ -202,9 +207,12 @@ class Pump:
                 saved.set_result(step.id not in done.lost_steps)
         for claim in done.claimed:
             if self._claiming:
-                self.runner.start(claim)
+                self.runner.start(self.traces.begin(claim))
             else:  # the worker stops: what has not begun goes back at once
                 self.ended(claim, not_begun(claim))
+
+    def _start_alone(self, isolation: Isolation, claim: ClaimedExecution) -> None:
+        isolation.start(self.traces.begin(claim))
 
     # On the tick's own thread.
 
@@ -302,7 +310,9 @@ class Pump:
             work.found = found
         elif work.look:
             self._has_looked()
+        began = 0 if spans.look() is None else time.time_ns()
         done = self._ticker.run(work)
+        self.traces.claimed(done.claimed, began)
         self._forget([end.claim for end in work.ended])
         self._running.update((claim.id, claim.token) for claim in done.claimed)
         if self.lanes is not None:
@@ -371,7 +381,7 @@ class Pump:
                 places.take(claim.topic, 1)
                 self._topics.take([claim])
             self._running[claim.id] = claim.token
-            self._loop.call_soon_threadsafe(self.isolation.start, claim)
+            self._loop.call_soon_threadsafe(self._start_alone, self.isolation, claim)
             count += 1
         return count
 

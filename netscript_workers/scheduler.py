@@ -8,8 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -28,6 +29,11 @@ from netscript_workers.store.fires import Start, Target, Unfinished
 from netscript_workers.store.idempotency import DEFAULT_WINDOW
 from netscript_workers.store.outbox import Submission
 from netscript_workers.store.schedules import StoredSchedule
+from netscript_workers.telemetry import spans
+from netscript_workers.telemetry.untraced import Untraced
+
+if TYPE_CHECKING:
+    from netscript_workers.telemetry.serving import Firing
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +48,8 @@ _FIRST_BACKOFF = 0.5
 _LAST_BACKOFF = 30.0
 # Schedules whose user's code runs at a time.
 _PREPARED_AT_A_TIME = 8
+# Of the instants that a look finds due, those that its span names.
+_TOLD = 16
 # The wait is not exact, and a look that comes a moment early costs one more.
 _MARGIN_SECONDS = 0.001
 
@@ -181,6 +189,11 @@ class Scheduler:
         return not self._thread.is_alive() and not unfinished
 
     def _run(self) -> None:
+        recorder = spans.look()
+        if recorder is not None:
+            about = {"netscript.scheduler.id": self.id, "netscript.schedules": len(self._declared)}
+            with recorder.root("scheduler.start", about):
+                pass
         backoff = _FIRST_BACKOFF
         while not self._stopped:
             self._poked.clear()
@@ -230,7 +243,10 @@ class Scheduler:
             return self._preparing.keys() | self._put_off.keys()
 
     def _declare(self, *, forget: bool) -> schedules.Look:
-        schedules.declare(self._store, self.id, self._declared, forget=forget)
+        recorder = spans.look()
+        about = {"netscript.scheduler.id": self.id, "netscript.schedules": len(self._declared)}
+        with recorder.root("schedule.declare", about) if recorder else nullcontext():
+            schedules.declare(self._store, self.id, self._declared, forget=forget)
         with self._lock:
             self._put_off.clear()  # another definition may be one that can be dealt with
         look = schedules.look(self._store, self.id, tuple(self._targets), self._left_out())
@@ -271,12 +287,14 @@ class Scheduler:
         plan = make_plan(one.schedule, anchor=one.anchor, cursor=one.next_at, now=from_micros(now))
         target = self._targets[one.kind]
         if not isinstance(target, Prepared):
-            self._fire(one, plan, target, fires.unfinished_executions)
+            with _traced(one, plan) as firing:
+                firing.fired = self._fire(one, plan, target, fires.unfinished_executions)
             return
 
         def prepare_and_fire() -> None:
             try:
-                self._fire_prepared(one, plan, target)
+                with _traced(one, plan) as firing:
+                    firing.fired = self._fire_prepared(one, plan, target)
             except Exception as error:  # noqa: BLE001 - nobody waits for it; it stays due
                 self._put_off_again(one, error, before, now)
             finally:
@@ -287,21 +305,20 @@ class Scheduler:
         with self._lock:
             self._preparing[one.id] = self._preparers.submit(prepare_and_fire)
 
-    def _fire_prepared(self, one: StoredSchedule, plan: Plan, target: Prepared) -> None:
+    def _fire_prepared(self, one: StoredSchedule, plan: Plan, target: Prepared) -> int:
         try:
-            self._fire(one, plan, target.prepare(one, plan.fires), target.unfinished)
+            return self._fire(one, plan, target.prepare(one, plan.fires), target.unfinished)
         except DBAPIError as error:
             if not self._store.dialect.is_bad_data(error):
                 raise
-            self._fire(one, plan, target.give_up(one, plan.fires), target.unfinished)
+            return self._fire(one, plan, target.give_up(one, plan.fires), target.unfinished)
 
-    def _fire(
-        self, one: StoredSchedule, plan: Plan, target: Target, unfinished: Unfinished
-    ) -> None:
+    def _fire(self, one: StoredSchedule, plan: Plan, target: Target, unfinished: Unfinished) -> int:
         refs = fires.fire(self._store, one, plan, target, unfinished, window=self._window)
         if refs:
             logger.info("schedule %s fired %d times", one.id, len(refs))
             self._on_fired()
+        return len(refs)
 
 
 def job_target(jobs: Mapping[str, JobDefinition[Any, Any]]) -> Target:
@@ -319,10 +336,24 @@ def job_target(jobs: Mapping[str, JobDefinition[Any, Any]]) -> Target:
             action = enqueue_job(job, run_at=starts_at(due.id, due.schedule, instant.at))
             cause = Cause(triggered_by=TriggeredBy.CRON, correlation_id=f"{due.id}@{nominal}")
             new = resolve(action, catalog, cause)
-            found.append(Start(new.id, Submission(executions=(new,))))
+            recorder = spans.recorder
+            trace = None if recorder is None else recorder.sending_here((new,))
+            found.append(Start(new.id, Submission(executions=(new,), trace=trace)))
         return found
 
     return starts
+
+
+def _traced(one: StoredSchedule, plan: Plan) -> Firing | Untraced:
+    recorder = spans.recorder
+    if recorder is None:
+        return Untraced()
+    about = {
+        "netscript.schedule.id": one.id,
+        "netscript.schedule.kind": one.kind,
+        "netscript.schedule.instants": [to_rfc3339(to_micros(at.at)) for at in plan.fires[-_TOLD:]],
+    }
+    return recorder.firing(about)
 
 
 def _tell(what: str, error: Exception) -> None:

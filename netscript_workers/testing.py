@@ -25,6 +25,7 @@ from netscript_workers.jobs import JobDefinition
 from netscript_workers.payloads import to_stored_json
 from netscript_workers.results import JobResult
 from netscript_workers.tasks import TaskDefinition
+from netscript_workers.telemetry.attempts import NO_TRACES, Traces
 
 __all__ = ["JobRun", "ManualClock", "arun_job", "run_job"]
 
@@ -154,6 +155,8 @@ def _project_of(task: TaskDefinition[Any]) -> Path:
 
 class _Journal:
     """Keeps in a `JobRun` what a worker would keep in the database."""
+
+    traces: Traces = NO_TRACES
 
     def __init__(self, run: JobRun) -> None:
         self.run = run

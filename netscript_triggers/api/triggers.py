@@ -14,7 +14,7 @@ from netscript_triggers.api.bodies import FireOptions
 from netscript_triggers.api.shapes import ShownTrigger, TriggerList
 from netscript_triggers.definitions import AnyTrigger
 from netscript_triggers.events import EventStatus
-from netscript_triggers.firing import FireConflictError, new_event
+from netscript_triggers.firing import FireConflictError, TraceContext, new_event
 from netscript_triggers.records import Accepted, PreviewRecord, TriggerRecord, shown
 from netscript_triggers.store import inbox, schedules
 from netscript_triggers.store import triggers as stored
@@ -22,6 +22,7 @@ from netscript_workers.api.answers import Answer, tagged
 from netscript_workers.api.auditing import note
 from netscript_workers.api.bodies import check_key_header, fit, read_value
 from netscript_workers.api.document import answers
+from netscript_workers.api.enqueueing import trace_of
 from netscript_workers.api.services import Given, Limit, Offset, Why
 from netscript_workers.clock import from_micros
 from netscript_workers.store.engine import Store
@@ -127,7 +128,7 @@ def add_routes(
         note(request, reason=options.reason)
         payload = await read_value(request)
         event_id, submission = await asyncio.to_thread(
-            _new_event, given.store, triggers, trigger_id, payload, options
+            _new_event, given.store, triggers, trigger_id, payload, options, trace_of(request)
         )
         receipt = Receipt(duplicate_of=event_id)
         if submission is not None:
@@ -153,6 +154,7 @@ def _new_event(
     trigger_id: str,
     payload: Any,
     options: FireOptions,
+    trace: TraceContext,
 ) -> tuple[str, Submission | None]:
     return new_event(
         store,
@@ -162,6 +164,7 @@ def _new_event(
         key=options.idempotency_key,
         instant=options.scheduled_for,
         note=options.reason,
+        trace=trace,
     )
 
 

@@ -25,6 +25,7 @@ from netscript_workers.store import outbox
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.idempotency import Key
 from netscript_workers.store.outbox import Submission
+from netscript_workers.telemetry import spans
 
 # Rows that are read or written together.
 AT_A_TIME = 256
@@ -211,6 +212,7 @@ def _is_current(one: Taking, known: Mapping[str, FileRecord]) -> bool:
 def _event(trigger_id: str, one: Taking, change: FileChange, generation: int, now: int) -> _Kept:
     body = to_json(one.facts.payload(change)).encode()
     key = f"file:{digest(one.facts.path)}:{one.facts.sha256}:{generation}"
+    traceparent, tracestate = _trace(trigger_id, change)
     event = FileEvent(
         id=new_id(),
         trigger_id=trigger_id,
@@ -222,11 +224,23 @@ def _event(trigger_id: str, one: Taking, change: FileChange, generation: int, no
         idempotency_key=key,
         attempt=1,
         received_at=from_micros(now),
+        traceparent=traceparent,
+        tracestate=tracestate,
         event_type=change,
     )
     guard = Key(f"trigger:{trigger_id}", key, sha256(body).hexdigest(), event.id)
     companion = inbox.companion(event, PENDING, now)
     return _Kept(one, event.id, generation, Submission(guard=guard, companion=companion))
+
+
+def _trace(trigger_id: str, change: FileChange) -> tuple[str | None, str | None]:
+    """Return what the event's trace, which begins here, is continued by."""
+    recorder = spans.look()
+    if recorder is None:
+        return None, None
+    about = {"netscript.trigger.id": trigger_id, "netscript.file.change": change}
+    with recorder.root("file.take", about) as around:
+        return around.carried
 
 
 def _without_event(one: Taking) -> _Kept:

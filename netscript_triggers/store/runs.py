@@ -31,6 +31,7 @@ class StoredEvent:
         failures: How its handler has failed before, as JSON.
         by_hand: Its body is JSON that somebody gave, not what a sender sent.
         probe: It is the one event that an open circuit lets through.
+        replays: How often somebody has had it run again.
     """
 
     id: str
@@ -50,6 +51,12 @@ class StoredEvent:
     executions: tuple[str, ...] = ()
     failures: str | None = None
     probe: bool = False
+    replays: int = 0
+
+    @property
+    def runs_anew(self) -> bool:
+        """Whether this is a retry or a replay, and no first run that was put off."""
+        return self.attempt > 1 or self.replays > 0 or self.replayed_from is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +238,7 @@ def _stored(row: Row[Any]) -> StoredEvent:
         by_hand=bool(row.by_hand),
         executions=tuple(json.loads(row.executions)),
         failures=row.failures,
+        replays=row.replays,
     )
 
 
@@ -291,7 +299,8 @@ def _claim(dialect: Dialect) -> TextClause:
                 WHERE s.trigger_id = :trigger AND NOT s.enabled)
             ORDER BY due_at, id LIMIT :limit {dialect.skip_locked})
         RETURNING id, trigger_id, token, attempt, idempotency_key, headers, body, traceparent,
-            tracestate, received_at, event_type, replayed_from, note, by_hand, executions, failures
+            tracestate, received_at, event_type, replayed_from, note, by_hand, executions, failures,
+            replays
         """
     )
 

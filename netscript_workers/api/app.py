@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from starlette.routing import Route
@@ -23,6 +24,26 @@ from netscript_workers.api.routes import api, health
 from netscript_workers.api.services import Services
 from netscript_workers.api.subscribe import stream
 from netscript_workers.tokens import Tokens
+
+# What asks again and again, and what stays open.
+_QUIET = frozenset({"/health", "/health/ready", "/metrics", "/api/v1/workers/subscribe"})
+
+
+def _is_quiet(scope: Any) -> bool:
+    path: str = scope.get("path", "")
+    return path in _QUIET or not path.startswith("/api/")
+
+
+# FastAPI tells of requests by itself where somebody listens: of each one span, and of what failed
+# no messages, which may hold anything. A FastAPI that knows nothing of it takes this for nothing.
+_TELEMETRY: dict[str, Any] = {
+    "telemetry": {
+        "operation_spans": False,
+        "logs": False,
+        "auto_configure": False,
+        "exclude": _is_quiet,
+    }
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +92,7 @@ def create_app(
         lifespan=lifespan,
         generate_unique_id_function=operation_id,
         redirect_slashes=False,
+        **_TELEMETRY,
     )
     app.state.services = services
     add_handlers(app)

@@ -15,6 +15,8 @@ from netscript_workers.domain import ExecutionKind, NewExecution, TriggeredBy
 from netscript_workers.errors import IdempotencyConflictError
 from netscript_workers.store import definitions
 from netscript_workers.store.outbox import Submission
+from netscript_workers.telemetry import spans
+from netscript_workers.telemetry.w3c import accepted
 
 
 def documented(example: Any) -> dict[str, Any]:
@@ -34,17 +36,20 @@ async def enqueue(given: Services, kind: ExecutionKind, id_: str, request: Reque
     """
     options = trigger_options(request)
     action = enqueue_job(id_, await read_object(request), **options.model_dump())
+    traceparent, tracestate = trace_of(request)
     cause = Cause(
         triggered_by=TriggeredBy.API,
         correlation_id=None,
-        traceparent=request.headers.get("traceparent"),
-        tracestate=request.headers.get("tracestate"),
+        traceparent=traceparent,
+        tracestate=tracestate,
     )
     if id_ in given.jobs and given.jobs[id_].kind == kind:
         new = resolve(action, given.catalog, cause)
     else:
         new = await asyncio.to_thread(_resolve, given, kind, id_, action, cause)
-    receipt = await given.writer.store(Submission(executions=(new,)))
+    recorder = spans.recorder
+    trace = None if recorder is None else recorder.sending((new,), cause)
+    receipt = await given.writer.store(Submission(executions=(new,), trace=trace))
     (enqueued,) = receipt.enqueued
     if enqueued.conflict:
         key = options.idempotency_key or ""
@@ -57,6 +62,15 @@ async def enqueue(given: Services, kind: ExecutionKind, id_: str, request: Reque
         },
         202,
     )
+
+
+def trace_of(request: Request) -> tuple[str | None, str | None]:
+    """Return what a request's trace is continued by: its span, or else what its sender gave."""
+    recorder = spans.recorder
+    if recorder is not None and (here := recorder.carried_here())[0] is not None:
+        return here
+    headers = request.headers
+    return accepted(headers.get("traceparent"), headers.get("tracestate"))
 
 
 def _resolve(

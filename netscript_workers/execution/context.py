@@ -20,6 +20,8 @@ from netscript_workers.errors import DuplicateStepError, ResultInvalidError, Wor
 from netscript_workers.execution.outcome import storable
 from netscript_workers.options import check_key
 from netscript_workers.payloads import to_stored_json
+from netscript_workers.telemetry import spans
+from netscript_workers.telemetry.attempts import Traces
 
 MAX_LOG_LINES = 200
 MAX_LOG_CHARS = 2_000
@@ -30,6 +32,11 @@ _MISSING = object()
 
 class Journal(Protocol):
     """Where an attempt's steps, progress and log lines are kept."""
+
+    @property
+    def traces(self) -> Traces:
+        """What becomes of its spans."""
+        ...
 
     async def load_steps(self, claim: ClaimedExecution) -> Mapping[str, str]:
         """Return the finished steps of earlier attempts: JSON by name."""
@@ -141,8 +148,19 @@ class AttemptPort:
         if self._stored is None:
             self._stored = await self._journal.load_steps(self._claim)
         stored = self._stored.get(name, _MISSING)
+        watched = None if spans.recorder is None else spans.recorder.step(name)
         if isinstance(stored, str):
+            if watched is not None:
+                watched.reused()
             return _restore(stored, declared)
+        if watched is None:
+            return await self._run_step(name, fn, declared)
+        with watched:
+            return await self._run_step(name, fn, declared)
+
+    async def _run_step(
+        self, name: str, fn: Callable[[], Any], declared: Callable[..., Any]
+    ) -> Any:
         value = await _call(fn, declared)
         try:
             kept = to_stored_json(value)

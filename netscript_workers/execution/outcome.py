@@ -262,13 +262,14 @@ def _failure(
     detail: str | None = None,
     result: str | None = None,
 ) -> Outcome:
+    raised = None if error is None or reason is not Reason.ERROR else _type_of(error)
     if not job.retry.allows(error, claim.attempt, claim.max_attempts):
-        return _final_failure(claim, reason, told, detail=detail, result=result)
+        return _final_failure(claim, reason, told, detail=detail, result=result, exception=raised)
     try:
         wait = job.retry.delay(claim.attempt, error or RuntimeError(told))
     except Exception as broken:  # noqa: BLE001 - the policy is the user's code too
         told = f"{told} (and the backoff of its retry policy raised {type(broken).__name__})"
-        return _final_failure(claim, reason, told, detail=detail, result=result)
+        return _final_failure(claim, reason, told, detail=detail, result=result, exception=raised)
     return _outcome(
         claim,
         Verdict.RETRY,
@@ -277,6 +278,7 @@ def _failure(
         error=storable(told, MAX_ERROR_CHARS),
         detail=detail,
         delay=wait,
+        exception=raised,
     )
 
 
@@ -287,6 +289,7 @@ def _final_failure(
     *,
     detail: str | None = None,
     result: str | None = None,
+    exception: str | None = None,
 ) -> Outcome:
     return _outcome(
         claim,
@@ -296,7 +299,14 @@ def _final_failure(
         error=storable(told, MAX_ERROR_CHARS),
         detail=detail,
         result=result,
+        exception=exception,
     )
+
+
+def _type_of(error: BaseException) -> str:
+    kind = type(error)
+    home = kind.__module__
+    return kind.__qualname__ if home == "builtins" else f"{home}.{kind.__qualname__}"
 
 
 def _outcome(claim: ClaimedExecution, verdict: Verdict, **facts: Any) -> Outcome:

@@ -22,7 +22,7 @@ from netscript_workers.store import outbox
 from netscript_workers.store.dialects import Dialect
 from netscript_workers.store.engine import Store
 from netscript_workers.store.idempotency import DEFAULT_WINDOW
-from netscript_workers.store.outbox import Submission
+from netscript_workers.store.outbox import Receipt, Submission
 from netscript_workers.store.schedules import StoredSchedule
 
 FIRED = "fired"
@@ -76,45 +76,59 @@ def fire(
         window: How long idempotency keys are kept, in microseconds.
     """
     with store.begin() as conn:
-        now = store.now(conn)
-        present = from_micros(now)
-        cursor = {
-            "id": due.id,
-            "version": due.version,
-            "cursor": _micros(due.next_at),
-            "next_at": _micros(plan.next_at),
-        }
-        if conn.execute(_MOVE, cursor).rowcount == 0:
-            return []
-        fires, skipped = _without_overlaps(conn, store.dialect, due, plan, unfinished)
-        starts: Sequence[Start] = ()
-        try:
-            starts = target(conn, due, fires) if fires else ()
-        except NetscriptError as error:
-            skipped = [*skipped, *(one.noted(f"refused: {error.code}") for one in fires)]
-            fires = []
-        rows = [
-            _row(told_late(one, present), FIRED, start.ref)
-            for one, start in zip(fires, starts, strict=True)
-        ]
-        rows += [_row(one, SKIPPED, None) for one in skipped]
-        if not rows:
-            return []
-        asked = {"rows": json.dumps(rows), "id": due.id, "version": due.version, "now": now}
-        taken = set(conn.execute(_record(store.dialect), asked).scalars())
-        own = [
-            start for one, start in zip(fires, starts, strict=True) if to_micros(one.at) in taken
-        ]
-        if not own:
-            return []
-        receipts = outbox.store(
-            conn, store.dialect, [start.submission for start in own], now=now, window=window
-        )
-        for start, receipt in zip(own, receipts, strict=True):
-            if receipt.duplicate_of is not None:  # somebody has had this instant run by hand
-                held = {"id": due.id, "ref": start.ref, "first": receipt.duplicate_of}
-                conn.execute(_REFER, held)
-        return [start.ref for start in own]
+        fired = _fire(conn, store, due, plan, target, unfinished, window)
+    for start, receipt in fired:
+        if start.submission.trace is not None and receipt.duplicate_of is None:
+            start.submission.trace.stored(receipt.enqueued)
+    return [start.ref for start, _ in fired]
+
+
+def _fire(
+    conn: Connection,
+    store: Store,
+    due: StoredSchedule,
+    plan: Plan,
+    target: Target,
+    unfinished: Unfinished,
+    window: int,
+) -> list[tuple[Start, Receipt]]:
+    now = store.now(conn)
+    present = from_micros(now)
+    cursor = {
+        "id": due.id,
+        "version": due.version,
+        "cursor": _micros(due.next_at),
+        "next_at": _micros(plan.next_at),
+    }
+    if conn.execute(_MOVE, cursor).rowcount == 0:
+        return []
+    fires, skipped = _without_overlaps(conn, store.dialect, due, plan, unfinished)
+    starts: Sequence[Start] = ()
+    try:
+        starts = target(conn, due, fires) if fires else ()
+    except NetscriptError as error:
+        skipped = [*skipped, *(one.noted(f"refused: {error.code}") for one in fires)]
+        fires = []
+    rows = [
+        _row(told_late(one, present), FIRED, start.ref)
+        for one, start in zip(fires, starts, strict=True)
+    ]
+    rows += [_row(one, SKIPPED, None) for one in skipped]
+    if not rows:
+        return []
+    asked = {"rows": json.dumps(rows), "id": due.id, "version": due.version, "now": now}
+    taken = set(conn.execute(_record(store.dialect), asked).scalars())
+    own = [start for one, start in zip(fires, starts, strict=True) if to_micros(one.at) in taken]
+    if not own:
+        return []
+    receipts = outbox.store(
+        conn, store.dialect, [start.submission for start in own], now=now, window=window
+    )
+    for start, receipt in zip(own, receipts, strict=True):
+        if receipt.duplicate_of is not None:  # somebody has had this instant run by hand
+            held = {"id": due.id, "ref": start.ref, "first": receipt.duplicate_of}
+            conn.execute(_REFER, held)
+    return list(zip(own, receipts, strict=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,12 +49,14 @@ class Submission:
         guard: If its key is taken, nothing of this submission is stored.
         companion: Makes a row of another table, given what became of the executions and the
             database's present; an event is stored so.
+        trace: What is told once it is stored, where somebody traces it.
     """
 
     executions: tuple[NewExecution, ...] = ()
     batches: tuple[NewBatch, ...] = ()
     guard: Key | None = None
     companion: Companion | None = None
+    trace: Any = None
 
 
 @dataclass(slots=True)

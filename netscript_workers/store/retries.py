@@ -77,9 +77,10 @@ def retry_edited(store: Store, execution_id: str, payload: Any, catalog: JobCata
         correlation_id=old.correlation_id,
         topic=old.topic,
     )
-    new = replace(
-        resolve(action, catalog, Cause(triggered_by=TriggeredBy.API)), retried_from=execution_id
+    cause = Cause(
+        triggered_by=TriggeredBy.API, traceparent=old.traceparent, tracestate=old.tracestate
     )
+    new = replace(resolve(action, catalog, cause), retried_from=execution_id)
     with store.begin() as conn:
         # It may have been retried as itself meanwhile.
         _lock_finished(conn, store.dialect, execution_id, "retried")

@@ -24,6 +24,7 @@ from netscript_workers.store.dialects import DIALECTS, Dialect
 from netscript_workers.store.engine import DatabaseClock, is_configured
 from netscript_workers.store.outbox import Submission
 from netscript_workers.store.wake import Bell, make_bell
+from netscript_workers.telemetry import spans
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
@@ -63,11 +64,15 @@ def enqueue(session: Session | Connection, *actions: Action) -> list[Enqueued]:
     work = resolve_all(actions, catalog, _CAUSE)
     if not (work.executions or work.batches):
         return []
+    recorder = spans.look()
+    trace = None if recorder is None else recorder.sending_here(work.executions)
     with _explained(conn):
         now = _now(conn, dialect)
         stored = Submission(executions=work.executions, batches=work.batches)
         receipts = outbox.store(conn, dialect, [stored], now=now)
     _ring_after_commit(session, conn)
+    if trace is not None:
+        trace.stored(receipts[0].enqueued)
     return list(receipts[0].enqueued)
 
 

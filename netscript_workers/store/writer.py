@@ -17,6 +17,7 @@ from netscript_workers.store.engine import Store
 from netscript_workers.store.gather import Gatherer, answer_all
 from netscript_workers.store.idempotency import DEFAULT_WINDOW
 from netscript_workers.store.outbox import Receipt, Submission
+from netscript_workers.telemetry import spans
 
 logger = logging.getLogger(__name__)
 
@@ -133,10 +134,15 @@ class Writer:
             return contended
 
     def _commit(self, batch: list[Submission], lock_timeout: float) -> list[Receipt]:
+        recorder = spans.look()
+        began = 0 if recorder is None else time.time_ns()
         with self._store.begin(lock_timeout=lock_timeout) as conn:
             now = self._store.now(conn)
             receipts = outbox.store(conn, self._store.dialect, batch, now=now, window=self._window)
         self._on_commit()
+        if recorder is not None:
+            told = zip(batch, receipts, strict=True)
+            recorder.committed([(one.trace, receipt.enqueued) for one, receipt in told], began)
         return receipts
 
     def _store_alone(self, submission: Submission, contended: _ContendedError) -> Receipt:

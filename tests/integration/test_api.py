@@ -45,6 +45,7 @@ async def process_payment(ctx: JobContext[Payment]) -> None:
 async def elsewhere(ctx: JobContext[Payment]) -> None: ...
 
 
+TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
 PAYLOAD = {"order_id": "o1", "amount_cents": 5}
 
 
@@ -176,11 +177,11 @@ async def test_options_are_query_parameters_or_headers(
     record = (await api.get(f"{BASE}/executions/{one}")).json()
     assert (record["priority"], record["correlation_id"]) == (90, "c")
     assert (record["concurrency_key"], record["status"]) == ("k", "scheduled")
-    headers = {"Priority": "10", "X-Correlation-Id": "d", "traceparent": "00-a-b-01"}
+    headers = {"Priority": "10", "X-Correlation-Id": "d", "traceparent": TRACE}
     two = (await api.post(path, json=PAYLOAD, headers=headers)).json()["execution_id"]
     record = (await api.get(f"{BASE}/executions/{two}")).json()
     assert (record["priority"], record["correlation_id"]) == (10, "d")
-    assert record["traceparent"] == "00-a-b-01"
+    assert record["traceparent"] == TRACE
     late = {"run_at": "2999-01-01T00:00:00Z"}
     three = (await api.post(path, json=PAYLOAD, params=late)).json()["execution_id"]
     record = (await api.get(f"{BASE}/executions/{three}")).json()

@@ -18,11 +18,12 @@ from netscript_workers.store.engine import Store
 from tests.edge import PATH, SECRET, open_edge, signature, trigger
 
 BODY = b'{"cents":5}'
+TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
 
 
 async def test_a_signed_delivery_becomes_an_event_and_its_executions(store: Store) -> None:
     async with open_edge(store) as edge:
-        answer = await edge.post(headers={"traceparent": "00-aa-bb-01", "tracestate": "x=1"})
+        answer = await edge.post(headers={"traceparent": TRACE, "tracestate": "x=1"})
         told = answer.json()
         assert answer.status_code == 202
         assert (told["status"], told["duplicate"], len(told["executions"])) == (
@@ -33,7 +34,7 @@ async def test_a_signed_delivery_becomes_an_event_and_its_executions(store: Stor
         record = edge.event(told["event_id"])
         assert list(record.event.executions) == told["executions"]
         assert (record.event.status, record.body) == ("completed", BODY.decode())
-        assert record.event.traceparent == "00-aa-bb-01"
+        assert record.event.traceparent == TRACE
         assert edge.count("executions") == 1
 
 

@@ -13,6 +13,7 @@ from netscript_workers import JobDefinition
 from netscript_workers.domain import ClaimedExecution, Outcome
 from netscript_workers.execution.runners.in_process import InProcessRunner
 from netscript_workers.ids import new_id
+from netscript_workers.telemetry.attempts import NO_TRACES, Traces
 
 
 def claim_of(
@@ -51,6 +52,7 @@ class MemoryJournal:
     threads: set[int] = field(default_factory=set[int])
     current: bool = True
     loads: int = 0
+    traces: Traces = NO_TRACES
 
     async def load_steps(self, claim: ClaimedExecution) -> Mapping[str, str]:
         self.loads += 1

@@ -38,6 +38,8 @@ from netscript_workers.jobs import JobDefinition
 from netscript_workers.memory import spare_what_stays
 from netscript_workers.payloads import to_stored_json
 from netscript_workers.registry import discover_jobs
+from netscript_workers.telemetry import spans
+from netscript_workers.telemetry.attempts import NO_TRACES, Traces
 
 A = ParamSpec("A")
 T = TypeVar("T")
@@ -69,6 +71,10 @@ def main(parent: int, descriptor: int, lifeline: int, permits: int) -> NoReturn:
     except NetscriptError as error:
         logging.getLogger(__name__).error("no job can run here: %s", error)  # noqa: TRY400 - the sentence says it
         leave(1)
+    if setup["traces"]:
+        from netscript_workers.telemetry import forwarding  # noqa: PLC0415 - loads the SDK
+
+        forwarding.start(line.tell)
     spare_what_stays()
     Desk(jobs, line, permits, keep_logs=setup["keep_logs"]).serve()
 
@@ -346,8 +352,14 @@ class _MainThread(Executor):
 class _Journal:
     """Sends what an attempt leaves behind to the worker, who keeps it."""
 
+    traces: Traces = NO_TRACES
+
     def __init__(self, line: Line) -> None:
         self._line = line
+        if spans.recorder is not None:
+            from netscript_workers.telemetry.forwarding import ChildTraces  # noqa: PLC0415 - the SDK
+
+            self.traces = ChildTraces(wire.key_of, line.tell)
 
     async def load_steps(self, claim: ClaimedExecution) -> Mapping[str, str]:
         told = await asyncio.wrap_future(self._line.ask(wire.key_of(claim), "steps"))

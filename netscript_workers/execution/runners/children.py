@@ -25,6 +25,7 @@ from netscript_workers.execution.runners import wire
 from netscript_workers.execution.runners.guard import Guard
 from netscript_workers.execution.runners.trees import kill_tree, signal_group
 from netscript_workers.execution.runners.wire import Message
+from netscript_workers.telemetry import spans
 
 _MODULE = "netscript_workers.execution.runners.child"
 _READ_BYTES = 262_144
@@ -127,10 +128,7 @@ class Child:
         except OSError:
             self.kill()
             return
-        level = logging.getLogger().getEffectiveLevel()
-        folders = [nursery.jobs_dir, nursery.tasks_dir]
-        setup = {"project": str(nursery.project), "folders": folders}
-        self.tell({"t": "setup", **setup, "log_level": level, "keep_logs": nursery.keep_logs})
+        self.tell(_setup(nursery))
 
     def tell(self, message: Message) -> None:
         """Say something; what it can't take yet waits here. To the dead nothing is said.
@@ -267,3 +265,15 @@ class Child:
             signal=-code if code < 0 else None,
             peak_memory=usage.ru_maxrss * unit,
         )
+
+
+def _setup(nursery: Nursery) -> Message:
+    """Return what a child is told first."""
+    return {
+        "t": "setup",
+        "project": str(nursery.project),
+        "folders": [nursery.jobs_dir, nursery.tasks_dir],
+        "log_level": logging.getLogger().getEffectiveLevel(),
+        "keep_logs": nursery.keep_logs,
+        "traces": spans.recorder is not None,
+    }

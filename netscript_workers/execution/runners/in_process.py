@@ -8,7 +8,9 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from netscript_workers.actions import JobCatalog
@@ -29,6 +31,7 @@ from netscript_workers.execution.outcome import (
 )
 from netscript_workers.execution.runners.deadlines import Deadlines
 from netscript_workers.jobs import JobDefinition
+from netscript_workers.telemetry import spans
 
 
 @dataclass(slots=True, eq=False)
@@ -155,6 +158,7 @@ class InProcessRunner:
         attempt.begun = True
         ending: Ending = Drained()
         if not (attempt.dropped or attempt.draining or attempt.cancelled):
+            self._enter(claim)
             with contextlib.suppress(asyncio.CancelledError):
                 ending = await self._attempt(attempt)
         if attempt.cancelled:
@@ -165,6 +169,12 @@ class InProcessRunner:
         del self._attempts[claim.id]
         outcome = None if attempt.dropped else conclude(job, claim, ending, self._catalog)
         self._on_end(claim, outcome)
+
+    def _enter(self, claim: ClaimedExecution) -> None:
+        """Make the attempt's span the current one in its task, which ends with it."""
+        context = None if spans.recorder is None else self._journal.traces.context(claim)
+        if context is not None:
+            spans.enter(context)
 
     async def _attempt(self, attempt: Attempt) -> Ending:
         claim, job = attempt.claim, attempt.job
@@ -208,10 +218,11 @@ class InProcessRunner:
         limit = attempt.job.timeout
         started = time.monotonic()
         timer = None if limit is None else loop.call_later(limit, attempt.port.cancel)
+        call = partial(_call_guarded, attempt.job, ctx)
+        if spans.recorder is not None:
+            call = partial(copy_context().run, call)
         try:
-            ending = await asyncio.shield(
-                loop.run_in_executor(self._threads, _call_guarded, attempt.job, ctx)
-            )
+            ending = await asyncio.shield(loop.run_in_executor(self._threads, call))
         finally:
             if timer is not None:
                 timer.cancel()

@@ -309,6 +309,9 @@ class ProcessRunner(ABC):
             if not child.is_dead:
                 self._heard_recall(child)
             return
+        if kind == "span":  # of whatever attempt: what it says stands in it
+            self._take_span(message)
+            return
         given = self._children.get(child)
         attempt = given[0] if given else None
         if attempt is None or message.get("k") != wire.key_of(attempt.claim) or attempt.is_over:
@@ -320,16 +323,26 @@ class ProcessRunner(ABC):
         except (KeyError, TypeError) as error:
             raise wire.FrameError("a message that lacks something") from error
 
+    def _take_span(self, message: Message) -> None:
+        try:
+            self._journal.traces.take(message)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise wire.FrameError("a span that is none") from error
+
     def _take(self, child: Child, attempt: Attempt, message: Message) -> None:
         claim = attempt.claim
         match message["t"]:
             case "begun":
                 attempt.has_begun = True
+                self._journal.traces.begun(claim)
                 self._limit(attempt)
             case "progress":
                 self._journal.save_progress(claim, message["percent"], message["message"])
             case "log":
                 self._journal.save_log(claim, message["at"], message["level"], message["message"])
+            case "event":
+                about, at = message["about"], message["at"]
+                self._journal.traces.event(claim, message["name"], about, at)
             case "ask":
                 task = asyncio.get_running_loop().create_task(self._answer(child, claim, message))
                 self._asked.add(task)

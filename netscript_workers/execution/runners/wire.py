@@ -4,9 +4,9 @@ A frame is four bytes of length and a JSON object, whose `t` says what it is. No
 makes is unpickled in its worker.
 
 To a child: `setup` (once), `run`, `cancel`, `drain`, `recall`, `reply`, `leave`. From a child:
-`ready` (once), `begun`, `progress`, `log`, `ask`, `end`, `recalled`. What belongs to an attempt
-carries its key as `k`, so that a thread that a handler has left behind can't speak for the next
-attempt.
+`ready` (once), `begun`, `progress`, `log`, `event`, `span`, `ask`, `end`, `recalled`. What belongs
+to an attempt carries its key as `k`, so that a thread that a handler has left behind can't speak
+for the next attempt.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def load_claim(told: Sequence[Any]) -> ClaimedExecution:
     return ClaimedExecution(*told)
 
 
-_TOLD = ("reason", "failure", "result", "error", "detail")
+_TOLD = ("reason", "failure", "result", "error", "detail", "exception")
 
 
 def dump_outcome(outcome: Outcome) -> Message:
