@@ -121,21 +121,23 @@ def supervise(
                         child.start()
                 for child in children:
                     child.look_after()
-                _say_what_keeps(children, said)
-                if said and watch is None:
-                    return 1
+                if _say_what_keeps(children, said):
+                    if watch is None:
+                        return 1
+                    typer.echo("waiting for a file to change", err=True)
         finally:
             _end(children)
     return 0
 
 
-def _say_what_keeps(children: Sequence[_Child], said: set[str]) -> None:
-    """Say once what several can't start for."""
+def _say_what_keeps(children: Sequence[_Child], said: set[str]) -> bool:
+    """Say once what several can't start for; tell whether there was something new to say."""
+    before = len(said)
     for child in children:
         if child.complaint is not None and child.complaint not in said:
             said.add(child.complaint)
             typer.echo(f"netscript: {child.complaint}", err=True)
-            typer.echo("waiting for a file to change", err=True)
+    return len(said) > before
 
 
 class _Stopped:
